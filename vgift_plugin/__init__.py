@@ -1,0 +1,33 @@
+"""Self-supervised, visually grounded samples mixed into LLaVA fine-tuning, with nothing of LLaVA edited.
+
+Importing this package loads neither torch nor llava: every public name is looked up when it is first used.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "attach": "host",
+    "detach": "host",
+    "Sample": "task",
+    "Task": "task",
+    "UnsuitableImage": "errors",
+    "VgiftError": "errors",
+    "generator": "seeding",
+    "get_task": "registry",
+    "knob": "task",
+    "register": "registry",
+    "task_names": "registry",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

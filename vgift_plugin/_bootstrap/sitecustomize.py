@@ -1,0 +1,67 @@
+"""Loaded at the start of every Python below `vgift run`, because this folder is on PYTHONPATH there, and nowhere else.
+
+It waits for `llava.train.train` and attaches the plugin to it. It costs a process that never imports llava a few
+milliseconds, loads the `sitecustomize` it hides, and leaves nothing behind.
+"""
+
+import os
+import sys
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def chain():
+    """Runs the `sitecustomize` that this file hides, under its own name."""
+    others = [path for path in sys.path if os.path.abspath(path or os.curdir) != HERE]
+    spec = PathFinder.find_spec("sitecustomize", others)
+    if spec is not None and spec.loader is not None:
+        module = module_from_spec(spec)
+        sys.modules["sitecustomize"] = module
+        spec.loader.exec_module(module)
+
+
+def attach(module):
+    """Attaches the plugin to `llava.train.train`, just imported."""
+    from vgift_plugin.launch import attach_here
+
+    attach_here(module)
+
+
+def refuse_main(_):
+    """Stops a training file that runs as the main program, where no hook can reach its names."""
+    from vgift_plugin.launch import refuse_main
+
+    refuse_main(sys.modules["__main__"])
+
+
+class Guard:
+    """Stops the training module in a Python that lacks the plugin; all other imports pass."""
+
+    def __init__(self, why):
+        self.why = why
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "llava.train.train":
+            raise ImportError(
+                f"vgift run started this training with {sys.executable}, which lacks vgift-plugin ({self.why}); "
+                "pip install vgift-plugin there, or start vgift from that environment"
+            )
+        return None
+
+
+def hook():
+    """Registers the post-import hooks."""
+    try:
+        import vgift_plugin  # noqa: F401
+        from wrapt import register_post_import_hook
+    except ImportError as err:
+        sys.meta_path.insert(0, Guard(err))
+        return
+    register_post_import_hook(attach, "llava.train.train")
+    register_post_import_hook(refuse_main, "llava.train.llava_trainer")  # train.py imports it, under whatever name it runs
+
+
+hook()
+chain()

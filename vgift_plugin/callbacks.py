@@ -1,0 +1,107 @@
+"""What the host's trainer calls: it says the epoch, writes the mix down and reports the redraws."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from .mixing import MixedDataset
+
+logger = logging.getLogger(__name__)
+MIX_FILE = "vgift_mix.json"
+
+
+def is_rank_zero() -> bool:
+    """Tells whether this process speaks for the run; torchrun, DeepSpeed and accelerate all set RANK."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+class MixCallback(TrainerCallback):
+    """Keeps a `MixedDataset` in step with the trainer.
+
+    The epoch is counted from the optimizer steps done at the start and from the epochs begun since. `state.epoch` cannot
+    be trusted (with 10 batches accumulated by 4 it says 0.8 where the second epoch begins), nor can `set_epoch`, which
+    accelerate calls with 0 after a resume in the middle of an epoch, if it calls it at all.
+
+    Args:
+        dataset: the mixture in training.
+        mix: what `vgift_mix.json` will hold, JSON-able.
+    """
+
+    def __init__(self, dataset: MixedDataset, mix: dict[str, Any]):
+        self.dataset = dataset
+        self.mix = mix
+        self._next_epoch = 0
+
+    def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        """Finds the first epoch, as the trainer itself does on resume, and writes the mix."""
+        steps_per_epoch = max(1, len(train_dataloader) // args.gradient_accumulation_steps)
+        self._next_epoch = state.global_step // steps_per_epoch
+        self._write(args.output_dir)
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        """Tells the dataset its epoch, before the data loader starts to fetch."""
+        self.dataset.epoch = self._next_epoch
+        self._next_epoch += 1
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Reports the redraws of all ranks, per task and reason."""
+        redraws = _summed_over_ranks(self.dataset.tally.counts())
+        if is_rank_zero():
+            self.mix["redraws"] = redraws
+            logger.info("%s", redraw_report(redraws))
+        self._write(args.output_dir)
+
+    def _write(self, output_dir: str) -> None:
+        if is_rank_zero():
+            folder = Path(output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / MIX_FILE).write_text(json.dumps(self.mix, indent=2) + "\n", encoding="utf-8")
+
+
+def redraw_report(redraws: dict[str, dict[str, int]]) -> str:
+    """Returns the redraws in words, one line a task."""
+    if not redraws:
+        return "no image had to be redrawn"
+    lines = [
+        f"  {task}: " + ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+        for task, reasons in redraws.items()
+    ]
+    return "\n".join(["images passed over and drawn again, over all ranks and epochs:", *lines])
+
+
+def _summed_over_ranks(counts: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()):
+        return counts
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, counts)
+    total: dict[str, dict[str, int]] = {}
+    for one in gathered:
+        for task, reasons in one.items():
+            mine = total.setdefault(task, {})
+            for reason, count in reasons.items():
+                mine[reason] = mine.get(reason, 0) + count
+    return total
+
+
+def mix_table(mix: dict[str, Any]) -> str:
+    """Returns the mixture as a table: task, samples an epoch, share of all samples, chance level, source images."""
+    rows = [("task", "samples", "share", "chance", "source")]
+    rows.append(("base", f"{mix['base']['samples']:,}", f"{mix['base']['share']:.1%}", "", mix["base"]["source"]))
+    images = f"{mix['images']['count']:,} images: {mix['images']['source']}"
+    for name, task in mix["tasks"].items():
+        rows.append((name, f"{task['samples']:,}", f"{task['share']:.1%}", f"{task['chance']:.1%}", images))
+    rows.append(("all", f"{mix['samples']:,}", "", "", ""))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for name, *numbers, source in rows:
+        cells = [name.ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(numbers, widths[1:4], strict=True)), source]
+        lines.append(("  " + "  ".join(cells)).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,97 @@
+"""Markers and canvases. One font on every machine (DejaVu Sans Bold, which ships with matplotlib), fixed geometry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels; right and bottom are inside
+
+
+@lru_cache(maxsize=8)
+def font(size_px: int) -> ImageFont.FreeTypeFont:
+    """Returns the one label font, at `size_px` pixels."""
+    import matplotlib
+
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans-Bold.ttf")), size_px)
+
+
+def overlap(a: Box, b: Box) -> bool:
+    """Tells whether two boxes share a pixel."""
+    return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
+
+
+@dataclass(frozen=True)
+class Marker:
+    """A red dot with a white rim and, beside it, its label in red on a white box.
+
+    The label box has a fixed size, not that of the glyph, so that where a marker fits never depends on the version
+    of the font renderer: a sample drawn on one machine is the same on every other.
+    """
+
+    radius_px: int
+    font_px: int
+
+    def dot_box(self, xy: tuple[int, int]) -> Box:
+        """Returns the square around the dot at `xy` = (x, y)."""
+        x, y = xy
+        return x - self.radius_px, y - self.radius_px, x + self.radius_px, y + self.radius_px
+
+    def label_box(self, xy: tuple[int, int], wh: tuple[int, int]) -> Box:
+        """Returns the label's box: right of the dot, or left of it where the image of size `wh` ends; inside it."""
+        (x, y), (width, height) = xy, wh
+        side, gap = round(1.1 * self.font_px), self.radius_px + 4
+        left = x + gap if x + gap + side < width else x - gap - side
+        top = min(max(y - side // 2, 0), height - 1 - side)
+        return left, top, left + side, top + side
+
+    def clear_of(self, xy: tuple[int, int], other: tuple[int, int], wh: tuple[int, int]) -> bool:
+        """Tells whether neither dot nor label at `xy` touches dot or label at `other` in an image of size `wh`."""
+        mine = self.dot_box(xy), self.label_box(xy, wh)
+        theirs = self.dot_box(other), self.label_box(other, wh)
+        return not any(overlap(a, b) for a in mine for b in theirs)
+
+    def paint(self, image: Image.Image, xy: tuple[int, int], label: str) -> None:
+        """Paints the marker onto an RGB image, in place."""
+        draw = ImageDraw.Draw(image)
+        left, top, right, bottom = self.label_box(xy, image.size)
+        draw.rectangle((left, top, right, bottom), fill="white")
+        draw.text(((left + right) / 2, (top + bottom) / 2), label, fill="red", font=font(self.font_px), anchor="mm")
+        draw.ellipse(self.dot_box(xy), fill="red", outline="white", width=2)
+
+
+def side_by_side(left: Image.Image, right: Image.Image, gap_px: int) -> Image.Image:
+    """Returns both images on one white canvas, top-aligned, `gap_px` apart; the right one starts at left.width + gap."""
+    canvas = Image.new("RGB", (left.width + gap_px + right.width, max(left.height, right.height)), "white")
+    canvas.paste(left, (0, 0))
+    canvas.paste(right, (left.width + gap_px, 0))
+    return canvas
+
+
+def looks_flat(image: Image.Image, least: float) -> bool:
+    """Tells whether a photograph shows nothing: the brightness of its 32×32 thumbnail varies by less than `least`
+    grey levels (standard deviation, 0 to 127.5)."""
+    return float(np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BOX), np.float32).std()) < least
+
+
+def test_card(wh: tuple[int, int] = (640, 480)) -> Image.Image:
+    """Returns a colourful picture with a clear top, drawn here, on which every task can be shown without a photograph."""
+    width, height = wh
+    image = Image.new("RGB", wh)
+    draw = ImageDraw.Draw(image)
+    for row in range(height):  # a sky that pales towards the horizon
+        t = row / height
+        draw.line((0, row, width, row), fill=(round(70 + 150 * t), round(130 + 90 * t), 235))
+    hues = ["#c0392b", "#f39c12", "#8e44ad", "#16a085", "#d35400", "#7f5539", "#e84393", "#2c3e50"]
+    step = width / len(hues)
+    for k, hue in enumerate(hues):  # a skyline of coloured houses
+        top = height * (0.35 + 0.25 * ((k * 5) % 7) / 7)
+        draw.rectangle((k * step, top, (k + 1) * step - 3, height * 0.8), fill=hue)
+        draw.rectangle((k * step + step / 4, top + step / 3, k * step + step / 2, top + step * 0.7), fill="#f7f1c9")
+    draw.rectangle((0, height * 0.8, width, height), fill="#3f8f3a")
+    draw.ellipse((width * 0.78, height * 0.06, width * 0.78 + height * 0.16, height * 0.22), fill="#ffe14d")
+    return image

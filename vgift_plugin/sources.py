@@ -1,0 +1,166 @@
+"""Where photographs come from. The only place that opens one: EXIF-transposed RGB, or a counted reason why not."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from .errors import ConfigError, UnsuitableImage
+
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+# What Pillow raises on broken files, by reading its plugins; anything else is a bug and must not pass for a bad image.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, KeyError, IndexError, TypeError)
+
+
+def open_photo(path: str) -> Image.Image:
+    """Returns the photograph as RGB, turned upright by its EXIF orientation; the first frame of an animation.
+
+    Raises:
+        UnsuitableImage: the file is missing, no file, unreadable, too large (Pillow's own limit, 179 million pixels),
+            or has more than 8 bits per channel (the host would clip it to white).
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise UnsuitableImage("more than 8 bits")
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except FileNotFoundError:
+        raise UnsuitableImage("missing file") from None
+    except IsADirectoryError:
+        raise UnsuitableImage("not a file") from None
+    except Image.DecompressionBombError:
+        raise UnsuitableImage("too many pixels") from None
+    except _BROKEN:
+        raise UnsuitableImage("unreadable") from None
+
+
+class ImageSource:
+    """A sequence of photographs, known by path; holds numbers or packed bytes, never a list of strings.
+
+    Args:
+        where: what to call it in the mix table and in errors.
+        size: how many there are.
+        path: gives the path of the k-th.
+    """
+
+    def __init__(self, where: str, size: int, path: Callable[[int], str]):
+        self.where = where
+        self._size = size
+        self.path = path
+
+    def __len__(self) -> int:
+        return self._size
+
+    def open(self, index: int) -> Image.Image:
+        """Returns the photograph; see `open_photo`."""
+        return open_photo(self.path(index))
+
+
+class PackedPaths:
+    """Strings in two arrays: 118,287 COCO paths take 4 MB and are never copied by a forked worker's reference counts.
+
+    Args:
+        root: put before each of them.
+        names: relative paths.
+    """
+
+    def __init__(self, root: str, names: Sequence[str]):
+        encoded = [os.fsencode(name) for name in names]
+        self.root = root
+        self._bytes = np.frombuffer(b"".join(encoded), np.uint8)
+        self._ends = np.cumsum([0, *map(len, encoded)])
+
+    def __call__(self, index: int) -> str:
+        return os.path.join(self.root, os.fsdecode(self._bytes[self._ends[index] : self._ends[index + 1]].tobytes()))
+
+
+class RecordPaths:
+    """The images of LLaVA records, by the position of the first record that shows each.
+
+    Args:
+        records: LLaVA's `list_data_dict`, kept by reference.
+        root: the image folder.
+        positions: int array.
+    """
+
+    def __init__(self, records: Sequence[dict], root: str, positions: np.ndarray):
+        self.records, self.root, self.positions = records, root, positions
+
+    def __call__(self, index: int) -> str:
+        return os.path.join(self.root, self.records[int(self.positions[index])]["image"])
+
+
+def from_folder(folder: str, pattern: str | None = None) -> ImageSource:
+    """Returns all images of a folder and of the folders in it (links are followed once), sorted by relative path.
+
+    Args:
+        folder: where to look.
+        pattern: a glob that the path relative to `folder` must match; `*` also stands for `/`.
+
+    Raises:
+        ConfigError: there is no such folder, no image in it, or none that matches.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise ConfigError(f"{folder} is not a folder")
+    names, seen = [], set()
+    for here, folders, files in os.walk(root, followlinks=True):
+        status = os.stat(here)
+        if (status.st_dev, status.st_ino) in seen:  # a link back to a folder that was visited
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        inside = os.path.relpath(here, root)
+        names += [os.path.normpath(os.path.join(inside, f)) for f in files if f.lower().endswith(SUFFIXES)]
+    if not names:
+        raise ConfigError(f"no image in {folder} (looked for {', '.join(SUFFIXES)}, also in the folders inside)")
+    names.sort()
+    kept = names if pattern is None else [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+    if not kept:
+        raise ConfigError(f"none of the {len(names):,} images of {folder} matches {pattern!r}; the first is {names[0]!r}")
+    return ImageSource(folder, len(kept), PackedPaths(folder, kept))
+
+
+def from_records(records: Sequence[dict], folder: str, pattern: str | None = None) -> ImageSource:
+    """Returns the distinct images of LLaVA records, in the order of their first record.
+
+    Args:
+        records: dicts, those with a picture have its path under `image`.
+        folder: what the paths are relative to.
+        pattern: a glob that the path as written in the record must match; `*` also stands for `/`.
+
+    Raises:
+        ConfigError: no record has an image, or none that matches.
+    """
+    seen: set[str] = set()
+    positions, example = [], None
+    for position, record in enumerate(records):
+        name = record.get("image")
+        if not isinstance(name, str) or name in seen:
+            continue
+        seen.add(name)
+        example = example or name
+        if pattern is None or fnmatch.fnmatchcase(name, pattern):
+            positions.append(position)
+    if not seen:
+        raise ConfigError("no record of the base set has an image to make samples of; name a folder: --ssl_image_folder")
+    if not positions:
+        raise ConfigError(f"none of the base set's {len(seen):,} images matches {pattern!r}; the first is {example!r}")
+    source = RecordPaths(records, folder, np.array(positions, np.int64))
+    return ImageSource("images of the base records", len(positions), source)
+
+
+def choose(
+    image_folder: str | None, pattern: str | None, records: Sequence[dict] | None, records_folder: str | None
+) -> ImageSource:
+    """Returns the images the flags ask for: those of `--ssl_image_folder`, else those of the base records."""
+    if image_folder is not None:
+        return from_folder(image_folder, pattern)
+    return from_records(records or (), records_folder or "", pattern)

@@ -1,0 +1,121 @@
+"""What a self-supervised task is: it draws (chooses), renders (paints) and asks (words)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Optional
+
+import numpy as np
+from PIL import Image
+
+Params = dict[str, Any]
+
+
+def knob(default, help: str):
+    """Returns a dataclass field that `vgift tasks`, `--ssl_config` and the README's table show as a knob."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image-instruction-response triple, before any chat template.
+
+    Attributes:
+        task: the registry key of the task that made it.
+        image: RGB, of any size.
+        instruction: text without image token and role marker.
+        response: the one short answer that is supervised.
+        params: every choice made; JSON-able and, with the source images, sufficient to paint and word it again.
+        sources: paths of the source photographs.
+        redraws: how many unsuitable images were passed over before this one.
+    """
+
+    task: str
+    image: Image.Image
+    instruction: str
+    response: str
+    params: Params
+    sources: tuple[str, ...] = ()
+    redraws: int = 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """Base of all tasks: a frozen dataclass whose fields are its knobs.
+
+    A subclass sets `name` and `wordings`, and defines `draw`, `render`, `response`, `score` and `chance`.
+
+    Class attributes:
+        name: registry key, the stem of the task's file.
+        images: how many source photographs one sample needs.
+        wordings: paraphrases of the instruction; `{placeholders}` are filled by `words`.
+    """
+
+    name: ClassVar[str] = ""
+    images: ClassVar[int] = 1
+    wordings: ClassVar[tuple[str, ...]] = ()
+
+    wording: Optional[int] = knob(None, "use this one wording for every sample (0 is the first); null draws one")
+
+    def __post_init__(self):
+        if self.wording is not None and not 0 <= self.wording < len(self.wordings):
+            raise ValueError(f"wording must be null or 0 to {len(self.wordings) - 1}, not {self.wording}")
+
+    def draw(self, rng: np.random.Generator, images: list[Image.Image]) -> Params:
+        """Makes every choice of one sample.
+
+        Args:
+            rng: the sample's own generator; the only source of randomness.
+            images: `self.images` RGB photographs, EXIF orientation already applied.
+
+        Returns:
+            JSON-able choices, sufficient for `render` and `ask`.
+
+        Raises:
+            UnsuitableImage: no sample can be made of these photographs; others will be drawn.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.draw")
+
+    def render(self, images: list[Image.Image], params: Params) -> Image.Image:
+        """Paints the sample: pixels only, a pure function of its arguments. Returns an RGB image."""
+        raise NotImplementedError(f"{type(self).__name__}.render")
+
+    def response(self, params: Params) -> str:
+        """Returns the one short answer."""
+        raise NotImplementedError(f"{type(self).__name__}.response")
+
+    def words(self, params: Params) -> dict[str, str]:
+        """Returns what fills the placeholders of the wording."""
+        return {}
+
+    def ask(self, params: Params) -> tuple[str, str]:
+        """Words the sample: returns (instruction, response), both without image token and role marker."""
+        return self.wordings[params["wording"]].format(**self.words(params)), self.response(params)
+
+    def score(self, reply: str, params: Params) -> float:
+        """Returns how right `reply` is, in [0, 1]; 1 for the response and for it alone, up to spaces and a full stop.
+
+        Exact, never by substring ("0" is inside "90"), so it serves as a verifiable reward.
+        """
+        return float(tidy(reply) == self.response(params))
+
+    @property
+    def chance(self) -> float:
+        """The probability in [0, 1] that a blind uniform guess is entirely right."""
+        raise NotImplementedError(f"{type(self).__name__}.chance")
+
+    def draw_wording(self, rng: np.random.Generator) -> int:
+        """Returns the index of the wording: the knob's, else one of `wordings`, uniformly."""
+        return int(rng.integers(len(self.wordings))) if self.wording is None else self.wording
+
+    @classmethod
+    def knobs(cls) -> dict[str, tuple[Any, str]]:
+        """Returns {knob: (default, help)} in the order of definition, `wording` last."""
+        shown = {f.name: (f.default, f.metadata.get("help", "")) for f in fields(cls)}
+        shown["wording"] = shown.pop("wording")
+        return shown
+
+
+def tidy(reply: str) -> str:
+    """Returns a reply without surrounding white space and without one closing full stop: ` 90. ` -> `90`."""
+    return reply.strip().removesuffix(".").rstrip()

@@ -1,0 +1,148 @@
+"""Colour matching: which colour had each marked point before the photograph lost its colours?
+
+V-GIFT (arXiv 2604.12966), section 3.2 and the release's constants: longest side 512, five points, 20 px margin, mean of
+a 5×5 patch, pairwise RGB distance of 40.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import string
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image
+
+from ..colors import colorfulness, nearest_names
+from ..drawing import Marker
+from ..errors import UnsuitableImage
+from ..registry import register
+from ..task import Params, Task, knob, tidy
+
+MARKER = Marker(radius_px=8, font_px=28)
+PATCH_PX = 5
+CANDIDATES = 256  # points tried, in order, before the photograph is passed over
+
+
+@register
+@dataclass(frozen=True)
+class Color(Task):
+    """A greyscale copy with N lettered dots, and their N original colours in shuffled order to be matched to them."""
+
+    name: ClassVar[str] = "color"
+    wordings: ClassVar[tuple[str, ...]] = (
+        "The picture is a greyscale copy of a colour photograph with {n} marked points: {letters}. "
+        "Their original colours, in shuffled order, are:\n{colors}\n"
+        "Assign a colour number to every point. Answer in the form {form}.",
+        "All colour was removed from this photograph. Here are the true colours of the points {letters}, "
+        "listed in random order:\n{colors}\n"
+        "Which number belongs to which letter? Reply as {form}.",
+        "Look at the points {letters} in this black-and-white version of a photograph. "
+        "Match each of them with the colour it had:\n{colors}\n"
+        "Write your answer like this: {form}.",
+        "{n} points are labelled in this greyscale image ({letters}). "
+        "Decide from the scene which of these colours each point really has:\n{colors}\n"
+        "Give all pairs in the format {form}.",
+    )
+
+    points: int = knob(5, "how many points are marked, 2 to 9")
+    size_px: int = knob(512, "longest side of the painted image, in pixels")
+    margin_px: int = knob(20, "least distance of a point from the border, in pixels")
+    min_distance: float = knob(40.0, "least distance between two of the colours (Euclidean, RGB 0 to 255)")
+    min_colorfulness: float = knob(15.0, "photographs below this colourfulness (Hasler and Süsstrunk 2003) are near-grey")
+    min_side_px: int = knob(64, "photographs with a shorter side than this are passed over")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 2 <= self.points <= 9:
+            raise ValueError(f"points must be 2 to 9, not {self.points}")
+        if self.margin_px < PATCH_PX // 2:
+            raise ValueError(f"margin_px must be at least {PATCH_PX // 2}, so that the patch is inside; not {self.margin_px}")
+        if self.size_px < 4 * self.margin_px + 64:
+            raise ValueError(f"size_px must be at least 4 × margin_px + 64, not {self.size_px}")
+
+    def _resized(self, photo: Image.Image) -> Image.Image:
+        scale = self.size_px / max(photo.size)
+        wh = tuple(max(1, int(side * scale)) for side in photo.size)
+        return photo.resize(wh, Image.Resampling.BILINEAR)
+
+    def draw(self, rng: np.random.Generator, images: list[Image.Image]) -> Params:
+        """Chooses points (pixels of the painted image), their colours, and the order in which the colours are listed."""
+        (photo,) = images
+        if min(photo.size) < self.min_side_px:
+            raise UnsuitableImage("too small")
+        small = self._resized(photo)
+        if min(small.size) <= 2 * self.margin_px + PATCH_PX:
+            raise UnsuitableImage("too narrow")
+        if colorfulness(np.asarray(small.resize((64, 64), Image.Resampling.BOX))) < self.min_colorfulness:
+            raise UnsuitableImage("near-grey")
+        points, colors = self._choose(rng, np.asarray(small))
+        order = rng.permutation(self.points)
+        return {
+            "wh": list(small.size),
+            "points": points,
+            "colors": colors,
+            "names": nearest_names(np.array(colors)),
+            "order": order.tolist(),
+            "wording": self.draw_wording(rng),
+        }
+
+    def _choose(self, rng: np.random.Generator, pixels: np.ndarray) -> tuple[list, list]:
+        """Goes through random points and keeps those far enough, in place and in colour, from all kept before."""
+        height, width, _ = pixels.shape
+        margin, half = self.margin_px, PATCH_PX // 2
+        xs = rng.integers(margin, width - margin, CANDIDATES)
+        ys = rng.integers(margin, height - margin, CANDIDATES)
+        offsets = np.arange(-half, half + 1)
+        patches = pixels[ys[:, None, None] + offsets[:, None], xs[:, None, None] + offsets]
+        means = patches.reshape(CANDIDATES, -1, 3).mean(1).astype(int)  # rounded down, as the release does
+        points, colors = [], []
+        for x, y, mean in zip(xs.tolist(), ys.tolist(), means.tolist(), strict=True):
+            if all(math.dist(mean, other) >= self.min_distance for other in colors) and all(
+                MARKER.clear_of((x, y), tuple(other), (width, height)) for other in points
+            ):
+                points.append([x, y])
+                colors.append(mean)
+            if len(points) == self.points:
+                return points, colors
+        raise UnsuitableImage("too few distinct colours")
+
+    def render(self, images: list[Image.Image], params: Params) -> Image.Image:
+        """Returns the greyscale copy, as RGB, of size `wh`, with dots and letters."""
+        (photo,) = images
+        canvas = photo.resize(tuple(params["wh"]), Image.Resampling.BILINEAR).convert("L").convert("RGB")
+        for letter, xy in zip(string.ascii_uppercase, params["points"], strict=False):
+            MARKER.paint(canvas, tuple(xy), letter)
+        return canvas
+
+    def words(self, params: Params) -> dict[str, str]:
+        """Fills in the letters, the numbered colours and the form of the answer."""
+        order = params["order"]
+        letters = string.ascii_uppercase[: len(order)]
+        listed = (
+            f"{number}. RGB({', '.join(map(str, params['colors'][k]))}) ({params['names'][k]})"
+            for number, k in enumerate(order, 1)
+        )
+        form = ", ".join(f"{letter}-number" for letter in letters)
+        return {"n": str(len(order)), "letters": ", ".join(letters), "colors": "\n".join(listed), "form": form}
+
+    def response(self, params: Params) -> str:
+        """Returns every letter with its colour's number: `A-3, B-1, C-5, D-2, E-4`."""
+        order = params["order"]
+        return ", ".join(f"{letter}-{order.index(k) + 1}" for k, letter in zip(range(len(order)), string.ascii_uppercase))
+
+    def score(self, reply: str, params: Params) -> float:
+        """Returns the share of letters that have their right number: 1 for all, 0 for a reply of another form."""
+        form = re.compile(r"([A-Z]-\d)(, ?[A-Z]-\d)*")
+        pairs = re.split(r", ?", tidy(reply)) if form.fullmatch(tidy(reply)) else []
+        truth = self.response(params).split(", ")
+        if [pair[0] for pair in pairs] != [pair[0] for pair in truth]:
+            return 0.0
+        return sum(pair == true for pair, true in zip(pairs, truth, strict=True)) / len(truth)
+
+    @property
+    def chance(self) -> float:
+        """1/N! for N points: 1/120 for five."""
+        return 1 / math.factorial(self.points)

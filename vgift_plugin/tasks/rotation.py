@@ -1,0 +1,83 @@
+"""Rotation prediction: by how much was this photograph turned? (V-GIFT, arXiv 2604.12966, section 3.2)"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image
+
+from ..drawing import looks_flat
+from ..errors import UnsuitableImage
+from ..registry import register
+from ..task import Params, Task, knob
+
+# Clockwise, in degrees; Pillow names its lossless transposes counter-clockwise.
+ANGLES_DEG = {
+    0: None,
+    90: Image.Transpose.ROTATE_270,
+    180: Image.Transpose.ROTATE_180,
+    270: Image.Transpose.ROTATE_90,
+}
+
+
+@register
+@dataclass(frozen=True)
+class Rotation(Task):
+    """A photograph turned clockwise by 0, 90, 180 or 270 degrees, uniformly; the canvas turns with it, losslessly.
+
+    A 640×480 photograph becomes 480×640 at 90 and 270 degrees, so after the host's padding the bars tell the parity
+    of the angle. `square` removes that cue: the centre 480×480 is cut out first.
+    """
+
+    name: ClassVar[str] = "rotation"
+    wordings: ClassVar[tuple[str, ...]] = (
+        "This photograph was turned clockwise by one of these angles: 0, 90, 180 or 270 degrees. "
+        "Which one? Reply with the number only.",
+        "How many degrees clockwise has the picture been rotated from its upright position? "
+        "Choose 0, 90, 180 or 270 and write just that number.",
+        "The image may have been rotated clockwise in steps of a quarter turn. "
+        "Give the rotation in degrees (0, 90, 180 or 270), nothing else.",
+        "Find the clockwise rotation that was applied to this image. "
+        "Possible answers are 0, 90, 180 and 270 degrees; answer with a single number.",
+        "Compared with how the scene stands in reality, by what clockwise angle is this image turned? "
+        "Answer 0, 90, 180 or 270.",
+    )
+
+    square: bool = knob(False, "cut out the centre square first, so that padding cannot give away the angle's parity")
+    min_side_px: int = knob(32, "photographs with a shorter side than this are passed over")
+    min_contrast: float = knob(3.0, "photographs whose brightness varies less than this (grey levels) are passed over")
+
+    def draw(self, rng: np.random.Generator, images: list[Image.Image]) -> Params:
+        """Chooses the angle, and the square where the knob asks for it. See Task.draw."""
+        (photo,) = images
+        if min(photo.size) < self.min_side_px:
+            raise UnsuitableImage("too small")
+        if looks_flat(photo, self.min_contrast):
+            raise UnsuitableImage("no contrast")
+        width, height = photo.size
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        return {
+            "angle_deg": int(rng.choice(list(ANGLES_DEG))),
+            "crop": [left, top, left + side, top + side] if self.square else None,
+            "wording": self.draw_wording(rng),
+        }
+
+    def render(self, images: list[Image.Image], params: Params) -> Image.Image:
+        """Returns the turned photograph; at 90 and 270 degrees width and height are swapped."""
+        (photo,) = images
+        if params["crop"] is not None:
+            photo = photo.crop(tuple(params["crop"]))
+        transpose = ANGLES_DEG[params["angle_deg"]]
+        return photo.copy() if transpose is None else photo.transpose(transpose)
+
+    def response(self, params: Params) -> str:
+        """Returns `0`, `90`, `180` or `270`."""
+        return str(params["angle_deg"])
+
+    @property
+    def chance(self) -> float:
+        """1/4."""
+        return 1 / len(ANGLES_DEG)
