@@ -15,9 +15,11 @@ import logging
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, field, fields, is_dataclass, make_dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any, get_type_hints
 
@@ -36,6 +38,8 @@ ARGUMENTS, MAKE = "DataArguments", "make_supervised_data_module"
 MAKE_PARAMETERS = ("tokenizer", "data_args")
 SELF_TEST_SAMPLES = 4  # of each task: wordings and answers differ between them
 IGNORE_INDEX = -100  # torch's and LLaVA's label for "no loss here"
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # None is the system's folder of temporary files
+SAMPLE_PREFIX = "vgift-sample-"
 
 _originals: dict[ModuleType, dict[str, Any]] = {}
 
@@ -168,6 +172,7 @@ def _mixed(module: ModuleType, data_module: dict, flags: Flags, asks: tuple, tok
 
     if not getattr(data_args, "is_multimodal", False):
         raise ConfigError("--ssl_tasks needs a model that sees: this run has no --vision_tower")
+    sweep()
     base = data_module["train_dataset"]
     source = choose(flags.ssl_image_folder, flags.ssl_images, base.list_data_dict, data_args.image_folder)
     parts = [
@@ -247,18 +252,24 @@ class OneRecordView:
 
 @contextmanager
 def lossless_file(image: Image.Image) -> Iterator[str]:
-    """Yields the path of a file that holds the image bit by bit: in memory (PPM, about 1 ms), on disk where that fails."""
+    """Yields the path of a PPM file that holds the image bit by bit, for as long as the block runs.
+
+    It lies in memory (/dev/shm; about 1 ms), on disk only where the system has no such folder. It has a real name,
+    unlike a memfd's /proc/self/fd/N, which Pillow 10.1 to 10.4 resolve to a name that cannot be opened.
+    """
     image = image if image.mode == "RGB" else image.convert("RGB")
-    if hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd"):
-        with os.fdopen(os.memfd_create("vgift.ppm"), "wb") as file:
-            image.save(file, "PPM")
-            file.flush()
-            yield f"/proc/self/fd/{file.fileno()}"
-    else:
-        with tempfile.TemporaryDirectory(prefix="vgift-") as folder:
-            path = os.path.join(folder, "sample.ppm")
-            image.save(path)
-            yield path
+    with tempfile.NamedTemporaryFile(prefix=SAMPLE_PREFIX, suffix=".ppm", dir=MEMORY) as file:
+        image.save(file, "PPM")
+        file.flush()
+        yield file.name
+
+
+def sweep(folder: str | None = MEMORY, older_than_s: float = 3600) -> None:
+    """Removes samples that killed workers left in memory: own files, far older than a sample lives."""
+    for path in Path(folder).glob(f"{SAMPLE_PREFIX}*.ppm") if folder else ():
+        with suppress(OSError):  # another user's, or just removed by another rank
+            if time.time() - path.stat().st_mtime > older_than_s:
+                path.unlink()
 
 
 def self_test(stream: Stream, view: OneRecordView, tokenizer: Any, conversation: Any) -> None:

@@ -1,0 +1,106 @@
+"""Makes the demo's pictures and base records: drawn scenes, and views of photographs that ship inside scikit-image.
+
+    python scripts/demo/data.py FOLDER     # FOLDER/images/{train,heldout}/*.jpg and FOLDER/base.json
+
+A photograph's left part gives training views, its right part held-out views, so no held-out pixel is ever trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import colorsys
+import json
+from pathlib import Path
+
+import numpy as np
+import skimage
+from PIL import Image, ImageDraw
+
+from vgift_plugin import generator
+
+PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png")
+SIZE_PX = 224
+TRAIN_SHARE = 0.62  # of a photograph's width
+
+
+def scene(rng: np.random.Generator) -> tuple[Image.Image, int]:
+    """Draws a landscape of SIZE_PX² pixels with things that stand; returns it with the number of its houses."""
+    side = SIZE_PX
+
+    def color(low=0.35, high=0.95, saturation=(0.3, 1.0), hue=None):
+        h = rng.random() if hue is None else rng.uniform(*hue)
+        return tuple(round(255 * c) for c in colorsys.hsv_to_rgb(h % 1, rng.uniform(*saturation), rng.uniform(low, high)))
+
+    image = Image.new("RGB", (side, side))
+    draw = ImageDraw.Draw(image)
+    horizon = int(side * rng.uniform(0.45, 0.75))
+    top, bottom = np.array(color(0.5, 0.9)), np.array(color(0.8, 1.0, (0.05, 0.4)))
+    for row in range(horizon):
+        draw.line((0, row, side, row), fill=tuple((top + (bottom - top) * row / horizon).astype(int).tolist()))
+    draw.rectangle((0, horizon, side, side), fill=color(0.2, 0.6, hue=(0.05, 0.45)))
+    for _ in range(rng.integers(1, 4)):  # sun and clouds
+        x, y, r = rng.uniform(0, side), rng.uniform(0, horizon * 0.5), rng.uniform(8, 22)
+        draw.ellipse((x - r * rng.uniform(1, 2), y - r, x + r, y + r), fill=color(0.9, 1.0, (0.0, 0.6)))
+    houses = int(rng.integers(1, 5))
+    for _ in range(houses):
+        width, height = rng.uniform(26, 60), rng.uniform(24, 64)
+        x, base = rng.uniform(0, side - width), horizon + rng.uniform(2, (side - horizon) * 0.6)
+        draw.rectangle((x, base - height, x + width, base), fill=color())
+        roof = [(x - 4, base - height), (x + width / 2, base - height - rng.uniform(14, 34)), (x + width + 4, base - height)]
+        draw.polygon(roof, fill=color(0.2, 0.8))
+        draw.rectangle((x + width * 0.4, base - height * 0.45, x + width * 0.6, base), fill=color(0.1, 0.5))
+    for _ in range(rng.integers(0, 5)):  # trees
+        x, base, height = rng.uniform(5, side - 5), horizon + rng.uniform(2, side - horizon), rng.uniform(30, 80)
+        draw.line((x, base, x, base - height), fill=color(0.2, 0.4, hue=(0.05, 0.1)), width=5)
+        crown = height * rng.uniform(0.25, 0.45)
+        draw.ellipse((x - crown, base - height - crown, x + crown, base - height + crown), fill=color(hue=(0.2, 0.45)))
+    noise = rng.normal(0, 4, (side, side, 3))
+    return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8)), houses
+
+
+def view(rng: np.random.Generator, photo: Image.Image, held_out: bool) -> Image.Image:
+    """Cuts a square view out of the photograph's training or held-out part."""
+    border = int(photo.width * TRAIN_SHARE)
+    left, right = (border, photo.width) if held_out else (0, border)
+    side = rng.uniform(0.6, 1.0) * min(right - left, photo.height)
+    x, y = rng.uniform(left, right - side), rng.uniform(0, photo.height - side)
+    return photo.resize((SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC, box=(x, y, x + side, y + side))
+
+
+def turn(human: str, gpt: str) -> list[dict]:
+    """Returns one question and its answer as LLaVA writes them."""
+    return [{"from": "human", "value": human}, {"from": "gpt", "value": gpt}]
+
+
+def make(folder: Path, scenes: int, views: int, held_out_scenes: int, held_out_views: int, seed: int = 0) -> None:
+    """Writes pictures and base records."""
+    data = Path(skimage.__file__).parent / "data"
+    photos = [Image.open(data / name).convert("RGB") for name in PHOTOGRAPHS]
+    records = []
+    for part, n_scenes, n_views in (("train", scenes, views), ("heldout", held_out_scenes, held_out_views)):
+        (folder / "images" / part).mkdir(parents=True, exist_ok=True)
+        for k in range(n_scenes + n_views):
+            rng = generator(seed, "demo", part, k)
+            drawn = k < n_scenes
+            name = f"{part}/{'scene' if drawn else 'photo'}_{k:05d}.jpg"
+            image, houses = scene(rng) if drawn else (view(rng, photos[k % len(photos)], part == "heldout"), 0)
+            image.save(folder / "images" / name, quality=92)
+            if part == "train":
+                asked = [("What does this picture show? Answer briefly.", "A drawn scene." if drawn else "A photograph.")]
+                asked += [("How many houses are there?", str(houses))] * drawn
+                question, answer = asked[k % len(asked)]
+                records.append({"id": str(k), "image": name, "conversations": turn(f"<image>\n{question}", answer)})
+                if k % 5 == 0:
+                    a, b = (int(x) for x in rng.integers(0, 10, 2))
+                    records.append({"id": f"t{k}", "conversations": turn(f"What is {a} plus {b}?", str(a + b))})
+    (folder / "base.json").write_text(json.dumps(records, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--scenes", type=int, default=1600)
+    parser.add_argument("--views", type=int, default=400)
+    parser.add_argument("--held_out_scenes", type=int, default=800)
+    parser.add_argument("--held_out_views", type=int, default=200)
+    make(**vars(parser.parse_args()))
