@@ -90,7 +90,7 @@ def test_card(wh: tuple[int, int] = (640, 480)) -> Image.Image:
     step = width / len(hues)
     for k, hue in enumerate(hues):  # a skyline of coloured houses
         top = height * (0.35 + 0.25 * ((k * 5) % 7) / 7)
-        draw.rectangle((k * step, top, (k + 1) * step - 3, height * 0.8), fill=hue)
+        draw.rectangle((k * step, top, (k + 1) * step, height * 0.8), fill=hue)
         draw.rectangle((k * step + step / 4, top + step / 3, k * step + step / 2, top + step * 0.7), fill="#f7f1c9")
     draw.rectangle((0, height * 0.8, width, height), fill="#3f8f3a")
     draw.ellipse((width * 0.78, height * 0.06, width * 0.78 + height * 0.16, height * 0.22), fill="#ffe14d")

@@ -9,6 +9,8 @@ import os
 import signal
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
@@ -66,11 +68,13 @@ def run(command: list[str], flags: dict) -> int:
         payload = json.dumps({"flags": flags, "receipts": receipts})
         path = os.pathsep.join(filter(None, [str(BOOTSTRAP), os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "PYTHONPATH": path, VARIABLE: quote(payload, safe="")}
-        try:
-            process = subprocess.Popen(command, env=environment)
-        except OSError as err:
-            raise ConfigError(f"cannot start {command[0]!r}: {err.strerror}") from err
-        status = _wait(process, receipts if wanted else None)
+        with _signals_passed_on() as children:
+            try:
+                process = subprocess.Popen(command, env=environment)
+            except OSError as err:
+                raise ConfigError(f"cannot start {command[0]!r}: {err.strerror}") from err
+            children.append(process)
+            status = _wait(process, receipts if wanted else None)
         events = {file.name.partition("-")[0] for file in Path(receipts).iterdir()}
     if wanted and status == 0 and not events & {"mixed", "plain"}:
         reached = (
@@ -87,11 +91,32 @@ def run(command: list[str], flags: dict) -> int:
     return status if status >= 0 else 128 - status
 
 
+@contextmanager
+def _signals_passed_on() -> Iterator[list[subprocess.Popen]]:
+    """Hands signals sent to this process alone on to the commands put into the list; the old handlers come back.
+
+    An interrupt is left to the command: the terminal sends it there too.
+    """
+
+    def pass_on(number, _):
+        if not children:
+            raise SystemExit(128 + number)
+        for process in children:
+            process.send_signal(number)
+
+    children: list[subprocess.Popen] = []
+    handlers = dict.fromkeys((signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2), pass_on)
+    handlers[signal.SIGINT] = lambda *_: None
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield children
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _wait(process: subprocess.Popen, receipts: str | None) -> int:
-    """Waits for the command, passes on signals sent to this process alone, and warns once if no hook fires for long."""
-    for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
-        signal.signal(getattr(signal, name), lambda number, _: process.send_signal(number))
-    signal.signal(signal.SIGINT, lambda *_: None)  # the terminal sends it to the command too, which decides
+    """Waits for the command, and warns once where no hook has fired for long."""
     try:
         return process.wait(PATIENCE_S if receipts else None)
     except subprocess.TimeoutExpired:

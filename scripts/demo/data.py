@@ -2,7 +2,7 @@
 
     python scripts/demo/data.py FOLDER     # FOLDER/images/{train,heldout}/*.jpg and FOLDER/base.json
 
-A photograph's left part gives training views, its right part held-out views, so no held-out pixel is ever trained on.
+Held-out scenes are new scenes; held-out views are other crops of the same few photographs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from vgift_plugin import generator
 
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png")
 SIZE_PX = 224
-TRAIN_SHARE = 0.62  # of a photograph's width
 
 
 def scene(rng: np.random.Generator) -> tuple[Image.Image, int]:
@@ -58,12 +57,10 @@ def scene(rng: np.random.Generator) -> tuple[Image.Image, int]:
     return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8)), houses
 
 
-def view(rng: np.random.Generator, photo: Image.Image, held_out: bool) -> Image.Image:
-    """Cuts a square view out of the photograph's training or held-out part."""
-    border = int(photo.width * TRAIN_SHARE)
-    left, right = (border, photo.width) if held_out else (0, border)
-    side = rng.uniform(0.6, 1.0) * min(right - left, photo.height)
-    x, y = rng.uniform(left, right - side), rng.uniform(0, photo.height - side)
+def view(rng: np.random.Generator, photo: Image.Image) -> Image.Image:
+    """Cuts a square view out of a photograph."""
+    side = rng.uniform(0.5, 1.0) * min(photo.size)
+    x, y = rng.uniform(0, photo.width - side), rng.uniform(0, photo.height - side)
     return photo.resize((SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC, box=(x, y, x + side, y + side))
 
 
@@ -83,7 +80,7 @@ def make(folder: Path, scenes: int, views: int, held_out_scenes: int, held_out_v
             rng = generator(seed, "demo", part, k)
             drawn = k < n_scenes
             name = f"{part}/{'scene' if drawn else 'photo'}_{k:05d}.jpg"
-            image, houses = scene(rng) if drawn else (view(rng, photos[k % len(photos)], part == "heldout"), 0)
+            image, houses = scene(rng) if drawn else (view(rng, photos[k % len(photos)]), 0)
             image.save(folder / "images" / name, quality=92)
             if part == "train":
                 asked = [("What does this picture show? Answer briefly.", "A drawn scene." if drawn else "A photograph.")]

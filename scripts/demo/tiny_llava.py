@@ -36,7 +36,7 @@ def corpus() -> list[str]:
     return lines
 
 
-def build_tokenizer(folder: Path, vocabulary: int = 700) -> LlamaTokenizer:
+def build_tokenizer(folder: Path, vocabulary: int = 1500) -> LlamaTokenizer:
     """Trains a tokenizer with the settings of Llama's (identity normalisation, digits apart, byte fallback)."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as work:
@@ -65,7 +65,7 @@ def build(
     patch_px: int = 14,
     hidden: int = 64,
     layers: int = 2,
-    tower_hidden: int = 128,
+    tower_hidden: int = 256,
     seed: int = 0,
 ) -> tuple[Path, Path]:
     """Writes both parts; returns (folder of the language model, folder of the vision tower)."""
@@ -85,7 +85,7 @@ def build(
         vision = CLIPVisionConfig(
             hidden_size=tower_hidden,
             intermediate_size=tower_hidden,
-            num_hidden_layers=2,
+            num_hidden_layers=1,  # LLaVA reads layer -2: the embedded patches, before any random attention
             num_attention_heads=4,
             image_size=image_px,
             patch_size=patch_px,
@@ -103,6 +103,6 @@ if __name__ == "__main__":
     parser.add_argument("--patch_px", type=int, default=14)
     parser.add_argument("--hidden", type=int, default=64)
     parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--tower_hidden", type=int, default=128)
+    parser.add_argument("--tower_hidden", type=int, default=256)
     for part in build(**vars(parser.parse_args())):
         print(part)

@@ -1,0 +1,93 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vgift_plugin import UnsuitableImage, generator, get_task
+from vgift_plugin.colors import nearest_names
+from vgift_plugin.drawing import overlap
+from vgift_plugin.drawing import test_card as card
+from vgift_plugin.tasks.color import MARKER
+
+Color = get_task("color")
+
+
+@pytest.fixture(params=range(8))
+def case(request):
+    task, photo = Color(), card((640, 480))
+    return task, photo, task.draw(generator(request.param, "color"), [photo])
+
+
+def test_points_and_colours_keep_their_distances(case):
+    task, photo, params = case
+    assert params["wh"] == [512, 384]
+    small = np.asarray(photo.resize((512, 384), Image.Resampling.BILINEAR))
+    for (x, y), color in zip(params["points"], params["colors"], strict=True):
+        assert 20 <= x < 512 - 20 and 20 <= y < 384 - 20
+        assert color == [int(c) for c in small[y - 2 : y + 3, x - 2 : x + 3].reshape(25, 3).mean(0)]
+    assert all(math.dist(a, b) >= 40 for a, b in itertools.combinations(params["colors"], 2))
+    assert params["names"] == nearest_names(np.array(params["colors"]))
+
+
+def test_no_marker_hides_another(case):
+    _, _, params = case
+    wh = tuple(params["wh"])
+    for a, b in itertools.permutations(map(tuple, params["points"]), 2):
+        assert not overlap(MARKER.dot_box(a), MARKER.dot_box(b))
+        assert not overlap(MARKER.label_box(a, wh), MARKER.dot_box(b))
+        assert not overlap(MARKER.label_box(a, wh), MARKER.label_box(b, wh))
+    for point in map(tuple, params["points"]):
+        left, top, right, bottom = MARKER.label_box(point, wh)
+        assert left >= 0 and top >= 0 and right < wh[0] and bottom < wh[1]
+        assert not overlap(MARKER.label_box(point, wh), MARKER.dot_box(point))
+
+
+def test_the_picture_is_grey_but_for_the_markers(case):
+    task, photo, params = case
+    painted = np.asarray(task.render([photo], params)).astype(int)
+    grey = np.asarray(photo.resize((512, 384), Image.Resampling.BILINEAR).convert("L")).astype(int)
+    marked = np.zeros(grey.shape, bool)
+    for point in map(tuple, params["points"]):
+        for left, top, right, bottom in (MARKER.dot_box(point), MARKER.label_box(point, (512, 384))):
+            marked[int(top) : int(bottom) + 2, int(left) : int(right) + 2] = True
+        x, y = point
+        assert painted[y, x].tolist() == [255, 0, 0]
+    assert (painted[~marked] == grey[~marked][:, None]).all()
+
+
+def test_the_answer_leads_every_letter_to_its_colour(case):
+    task, _, params = case
+    instruction, response = task.ask(params)
+    for k, pair in enumerate(response.split(", ")):
+        letter, number = pair.split("-")
+        assert letter == "ABCDE"[k]
+        r, g, b = params["colors"][k]
+        assert f"{number}. RGB({r}, {g}, {b}) ({params['names'][k]})\n" in instruction + "\n"
+
+
+def test_score_counts_right_letters_and_rejects_other_forms():
+    task = Color()
+    params = {"order": [1, 0, 2, 4, 3], "colors": [[0, 0, 0]] * 5, "names": ["x"] * 5, "wording": 0}
+    assert task.response(params) == "A-2, B-1, C-3, D-5, E-4"
+    assert task.score("A-2,B-1,C-3,D-5,E-4.", params) == 1
+    assert task.score("A-2, B-1, C-3, D-4, E-5", params) == 0.6
+    for reply in ("A-2", "B-1, A-2, C-3, D-5, E-4", "A-2, B-1, C-3, D-5, E-4, F-1", "A2 B1 C3 D5 E4", "A-2, B-1, C-3, D-5, E-44"):
+        assert task.score(reply, params) == 0, reply
+
+
+def test_near_grey_photographs_are_unsuitable_not_only_grey_ones():
+    grey = card((400, 300)).convert("L").convert("RGB")
+    tinted = Image.fromarray((np.asarray(grey) * [1.0, 0.97, 0.93]).astype(np.uint8))
+    for photo in (grey, tinted):
+        with pytest.raises(UnsuitableImage, match="near-grey"):
+            Color().draw(generator(0, "x"), [photo])
+
+
+def test_two_colours_are_not_enough_for_five_points():
+    photo = Image.new("RGB", (300, 300), (200, 40, 40))
+    photo.paste((30, 60, 220), (150, 0, 300, 300))
+    with pytest.raises(UnsuitableImage, match="too few distinct colours"):
+        Color().draw(generator(0, "x"), [photo])
+    assert len(Color(points=2).draw(generator(0, "x"), [photo])["points"]) == 2

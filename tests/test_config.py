@@ -1,0 +1,127 @@
+import json
+
+import pytest
+
+from vgift_plugin.config import Flags, counts
+from vgift_plugin.errors import ConfigError
+
+
+def resolve(**flags):
+    return Flags(**flags).resolve()
+
+
+def test_without_tasks_nothing_is_asked():
+    assert resolve() == ()
+
+
+def test_weights_default_to_one_and_keep_their_order():
+    asks = resolve(ssl_tasks="rotation, color:2,correspondence:0.5")
+    assert [(ask.task.name, float(ask.weight)) for ask in asks] == [("rotation", 1), ("color", 2), ("correspondence", 0.5)]
+
+
+def test_the_released_mixture_to_the_number():
+    asks = resolve(ssl_tasks="rotation,color,correspondence")
+    each = counts(asks, 0.1, 665_298)
+    assert each == [22_176] * 3
+    assert 665_298 + sum(each) == 731_826
+
+
+@pytest.mark.parametrize(("ratio", "base", "weights", "expected"), [(0.1, 30, "", 1), (0.3, 10, "", 1), (0.07, 300, ":7", 7)])
+def test_counts_are_exact_where_floats_are_not(ratio, base, weights, expected):
+    asks = resolve(ssl_tasks=f"rotation{weights},color{weights},correspondence{weights}")
+    assert counts(asks, ratio, base) == [expected] * 3
+
+
+def test_weight_zero_gives_no_sample_and_ratio_zero_none_at_all():
+    assert counts(resolve(ssl_tasks="rotation:0,color"), 0.5, 100) == [0, 50]
+    assert counts(resolve(ssl_tasks="rotation,color"), 0.0, 100) == [0, 0]
+
+
+def test_a_task_left_without_sample_is_named():
+    with pytest.raises(ConfigError, match=r"0\.01 of 150 base records leaves no sample for rotation, color"):
+        counts(resolve(ssl_tasks="rotation,color"), 0.01, 150)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "message"),
+    [
+        (-0.1, "must be 0 to 1"),
+        (float("nan"), "must be 0 to 1"),
+        (float("inf"), "must be 0 to 1"),
+        (50.0, "50 percent is 0.5"),
+        (3.0, "3 percent is 0.03"),
+    ],
+)
+def test_bad_ratio(ratio, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve(ssl_tasks="rotation", ssl_ratio=ratio)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        ("rotatoin", "did you mean 'rotation'"),
+        ("jigsaw9", "known tasks: .*rotation"),
+        ("rotation,rotation", "rotation stands twice"),
+        ("rotation:x", "must be a number from 0 up, not 'x'"),
+        ("rotation:-1", "must be a number from 0 up, not '-1'"),
+        ("rotation:0", "at least one weight"),
+        ("rotation,,color", "name is missing"),
+        ("", "name is missing"),
+    ],
+)
+def test_bad_tasks(tasks, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve(ssl_tasks=tasks)
+
+
+def test_all_mistakes_come_in_one_message(tmp_path):
+    config = tmp_path / "knobs.yaml"
+    config.write_text("color: {pionts: 3, size_px: big}\nrotation: {square: 1}\nrotaton: {}\n")
+    with pytest.raises(ConfigError) as caught:
+        resolve(
+            ssl_tasks="rotation,colour", ssl_ratio=5, ssl_image_folder=str(tmp_path / "none"), ssl_config=str(config)
+        )
+    text = str(caught.value)
+    for part in (
+        "7 mistakes",
+        "5 percent is 0.05",
+        "no such folder",
+        "did you mean 'color'",
+        "color has no knob 'pionts'; did you mean 'points'",
+        "color.size_px must be like 512, not 'big'",
+        "rotation.square must be like False, not 1",
+        "did you mean 'rotation'",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "json"])
+def test_knobs_from_a_file(tmp_path, suffix):
+    config = tmp_path / f"knobs.{suffix}"
+    config.write_text(json.dumps({"color": {"points": 3, "min_distance": 50}, "rotation": {"wording": 0}}))
+    rotation, color = resolve(ssl_tasks="rotation,color", ssl_config=str(config))
+    assert (rotation.task.wording, color.task.points, color.task.min_distance) == (0, 3, 50)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("color: [", "cannot be read"),
+        ("- color", "must map tasks to knobs"),
+        ("color: 5", "must map tasks to knobs"),
+        ("color: {points: 12}", r"color\.points must be 2 to 9, not 12"),
+        ("correspondence: {size_px: 100}", r"size_px must be at least 2 × \(margin_px \+ min_distance_px\)"),
+        ("rotation: {wording: 99}", "wording must be null or 0 to 4, not 99"),
+    ],
+)
+def test_bad_config_file(tmp_path, text, message):
+    config = tmp_path / "knobs.yaml"
+    config.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        resolve(ssl_tasks="rotation,color,correspondence", ssl_config=str(config))
+
+
+def test_missing_config_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"--ssl_config .*absent\.yaml: cannot be read"):
+        resolve(ssl_tasks="rotation", ssl_config=str(tmp_path / "absent.yaml"))

@@ -1,0 +1,95 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vgift_plugin import UnsuitableImage, generator, get_task
+from vgift_plugin.drawing import test_card as card
+from vgift_plugin.tasks.correspondence import GAP_PX, MARKER, corners, homography, warp
+
+Correspondence = get_task("correspondence")
+
+
+def coordinates_photo(wh=(500, 400)):
+    """A photograph whose colour tells the place: red grows with x, green with y, blue is a fine checker."""
+    x, y = np.meshgrid(np.arange(wh[0]), np.arange(wh[1]))
+    blue = ((x // 40 + y // 40) % 2) * 255
+    return Image.fromarray(np.stack([x * 255 / wh[0], y * 255 / wh[1], blue], -1).astype(np.uint8))
+
+
+@pytest.fixture(params=range(12))
+def case(request):
+    task, photo = Correspondence(max_light=0.0), coordinates_photo()
+    return task, photo, task.draw(generator(request.param, "c"), [photo])
+
+
+def test_homography_takes_corners_to_the_quad():
+    quad = np.array([[10, 12], [90, 5], [101, 99], [3, 80]], float)
+    assert np.allclose(warp(homography(corners(64), quad), corners(64)), quad)
+
+
+def test_the_match_shows_the_same_place_as_the_query_and_the_others_do_not(case):
+    """Read off the painted pixels themselves, without trusting the warps: red and green tell the place."""
+    task, photo, params = case
+    unmarked = {**params, "query": [0, 0], "candidates": [[0, 0]] * 3}
+    canvas = np.asarray(task.render([photo], unmarked)).astype(int)
+
+    def place(xy, offset):
+        x, y = xy
+        return canvas[y, x + offset, :2] * np.array(photo.size) / 255
+
+    query = place(params["query"], 0)
+    right = task.size_px + GAP_PX
+    distances = [np.linalg.norm(place(xy, right) - query) for xy in params["candidates"]]
+    assert distances[params["answer"]] < 6  # pixels of the photograph: rounding of points and of 8-bit colours
+    assert min(d for k, d in enumerate(distances) if k != params["answer"]) > 15
+
+
+def test_candidates_are_apart_inside_and_not_hidden(case):
+    task, _, params = case
+    for xy in [params["query"], *params["candidates"]]:
+        assert all(20 <= c < 336 - 20 for c in xy)
+    for a, b in itertools.combinations(map(tuple, params["candidates"]), 2):
+        assert math.dist(a, b) >= task.min_distance_px
+        assert MARKER.clear_of(a, b, (336, 336))
+
+
+def test_views_stay_inside_the_photograph(case):
+    _, photo, params = case
+    for view in params["views"]:
+        quad = np.array(view["quad"])
+        assert (quad >= 0).all() and (quad <= photo.size).all()
+
+
+def test_half_of_the_second_views_are_mirrored_and_the_first_never():
+    task, photo = Correspondence(), coordinates_photo()
+    mirrored = []
+    for seed in range(300):
+        first, second = (np.array(v["quad"]) for v in task.draw(generator(seed, "m"), [photo])["views"])
+        assert first[1, 0] > first[0, 0]
+        mirrored.append(second[1, 0] < second[0, 0])
+    assert 110 < sum(mirrored) < 190
+
+
+def test_one_composite_of_both_views():
+    task = Correspondence()
+    params = task.draw(generator(0, "x"), [card()])
+    assert task.render([card()], params).size == (336 + 16 + 336, 336)
+
+
+def test_a_view_may_name_another_image():
+    """The seam for pairs of photographs: each view says which of the images it shows."""
+    task, photo = Correspondence(), coordinates_photo()
+    params = task.draw(generator(1, "x"), [photo])
+    params["views"][1]["image"] = 1
+    blue = Image.new("RGB", photo.size, (0, 0, 255))
+    canvas = np.asarray(task.render([photo, blue], params))
+    assert (canvas[0, 360:680] == canvas[0, 360]).all() and canvas[0, 360, 2] > 150
+
+
+def test_fog_without_distinct_places_is_unsuitable():
+    fog = Image.fromarray(np.tile(np.linspace(120, 135, 400).astype(np.uint8), (300, 1))).convert("RGB")
+    with pytest.raises(UnsuitableImage, match="nothing to tell apart"):
+        Correspondence().draw(generator(0, "x"), [fog])

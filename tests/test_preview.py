@@ -1,0 +1,89 @@
+import base64
+import io
+import json
+import re
+
+import pytest
+from conftest import ROOT, VGIFT, call
+from PIL import Image
+
+from vgift_plugin.config import Flags
+from vgift_plugin.mixing import Stream
+from vgift_plugin.preview import describe_tasks, flag_table
+from vgift_plugin.sources import from_folder
+
+ALL = "rotation,color,correspondence"
+
+
+def preview(*args):
+    return call([*VGIFT, "preview", *args])
+
+
+def test_the_page_is_self_contained_and_shows_every_sample(photos, tmp_path):
+    page = tmp_path / "gallery.html"
+    done = preview("--ssl_tasks", ALL, "--image_folder", photos, "-n", 4, "-o", page)
+    assert done.returncode == 0, done.stderr
+    assert f"{page}: 4 samples of each of rotation, color, correspondence" in done.stdout
+    html = page.read_text()
+    pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', html)
+    assert len(pictures) == html.count("<figure>") == 12
+    assert all(Image.open(io.BytesIO(base64.b64decode(p))).size > (100, 100) for p in pictures)
+    assert not re.findall(r'(?:src|href)="(?!data:)', html)
+    stream = Stream(Flags(ssl_tasks="rotation").resolve()[0].task, from_folder(str(photos)), 0)
+    for j in range(4):  # the very samples of training
+        assert f'<div class="answer">{stream(0, j).response}</div>' in html
+
+
+def test_the_sheet_is_a_picture(photos, tmp_path):
+    out = tmp_path / "sheet.png"
+    assert preview("--ssl_tasks", ALL, "--image_folder", photos, "-n", 5, "-o", out).returncode == 0
+    assert Image.open(out).size[0] == 4 * 320
+
+
+def test_records_choose_the_images(photos, data_path, tmp_path):
+    out = tmp_path / "x.html"
+    glob = ["--ssl_images", "coffee*"]
+    done = preview("--ssl_tasks", "rotation", "--image_folder", photos, "--data_path", data_path, *glob, "-n", 2, "-o", out)
+    assert done.returncode == 0, done.stderr
+    assert set(re.findall(r"(\w+)\.jpg →", out.read_text())) == {"coffee"}
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--ssl_tasks", "rotatoin", "-o", "x.png"], "did you mean 'rotation'?"),
+        (["-o", "x.png"], "--ssl_tasks is missing; known tasks: color, correspondence, rotation"),
+        (["--ssl_tasks", "rotation", "-o", "x.pdf"], "must end in .html or .png"),
+        (["--ssl_tasks", "rotation", "-o", "absent/x.png"], "there is no folder"),
+        (["--ssl_tasks", "rotation", "-o", "x.png", "-n", "0"], "at least one sample"),
+        (["--ssl_tasks", "rotation", "-o", "x.png", "--data_path", "absent.json"], "absent.json: cannot be read"),
+        (["--ssl_tasks", "rotation", "-o", "x.png", "--data_path", "README.md"], "README.md: cannot be read"),
+        (["--ssl_tasks", "rotation", "-o", "x.png", "--ssl_images", "a/*"], "none of the 5 images"),
+    ],
+)
+def test_mistakes_are_told_without_a_traceback(photos, args, message):
+    done = preview("--image_folder", photos, *args)
+    assert done.returncode == 2
+    assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_missing_folder_is_told(tmp_path):
+    done = preview("--ssl_tasks", "rotation", "--image_folder", tmp_path / "absent", "-o", "x.png")
+    assert done.returncode == 2 and "absent is not a folder" in done.stderr
+
+
+def test_tasks_are_described():
+    done = call([*VGIFT, "tasks"])
+    assert done.returncode == 0
+    for part in ("rotation   needs 1 image, chance 25.00%", "chance 0.83%", "chance 33.33%", "points = 5", "→ "):
+        assert part in done.stdout
+
+
+def test_tables_of_the_readme_are_the_generated_ones():
+    text = (ROOT / "README.md").read_text()
+    assert flag_table() in text
+    assert describe_tasks(markdown=True) in text
+
+
+def test_configuration_is_json():
+    assert json.loads(json.dumps(Flags().as_dict()))["ssl_ratio"] == 0.1

@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from vgift_plugin import generator, get_task
+from vgift_plugin.drawing import test_card as card
+
+Rotation = get_task("rotation")
+
+
+def drawn(angle, **knobs):
+    task = Rotation(**knobs)
+    photo = card((640, 480))
+    params = next(
+        p for p in (task.draw(generator(seed, "r"), [photo]) for seed in range(100)) if p["angle_deg"] == angle
+    )
+    return task, photo, params
+
+
+@pytest.mark.parametrize("angle", [0, 90, 180, 270])
+def test_it_turns_clockwise_and_losslessly(angle):
+    task, photo, params = drawn(angle)
+    turned = task.render([photo], params)
+    assert turned.size == ((640, 480) if angle % 180 == 0 else (480, 640))
+    assert (np.asarray(turned) == np.rot90(np.asarray(photo), -angle // 90)).all()  # numpy turns counter-clockwise
+    assert task.response(params) == str(angle)
+
+
+def test_a_quarter_turn_clockwise_takes_the_top_left_to_the_top_right():
+    task, _, params = drawn(90)
+    photo = Image.new("RGB", (640, 480))
+    photo.putpixel((0, 0), (255, 0, 0))
+    assert task.render([photo], params).getpixel((479, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("angle", [0, 90])
+def test_the_square_knob_hides_the_parity(angle):
+    task, photo, params = drawn(angle, square=True)
+    turned = task.render([photo], params)
+    assert turned.size == (480, 480)
+    assert (np.asarray(turned) == np.rot90(np.asarray(photo)[:, 80:560], -angle // 90)).all()
+
+
+def test_score_never_matches_inside_a_number():
+    task, _, params = drawn(0)
+    assert [task.score(reply, params) for reply in ("0", "0.", "90", "180", "270", "00", "0 degrees")] == [1, 1] + [0] * 5

@@ -1,0 +1,152 @@
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vgift_plugin.drawing import test_card as card
+from vgift_plugin.errors import ConfigError, UnsuitableImage
+from vgift_plugin.sources import from_folder, from_records, open_photo
+
+EXIF_ORIENTATION = 0x0112
+# How the stored pixels of each orientation follow from the upright picture (EXIF 2.32, 4.6.4).
+STORED = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, 1),
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: np.rot90(a, -1),
+}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path, orientation):
+    upright = np.asarray(card((60, 40)))
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    Image.fromarray(np.ascontiguousarray(STORED[orientation](upright))).save(tmp_path / "x.png", exif=exif)
+    assert (np.asarray(open_photo(str(tmp_path / "x.png"))) == upright).all()
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"), [("CMYK", "jpg"), ("L", "jpg"), ("P", "png"), ("P", "gif"), ("RGBA", "png"), ("LA", "png"), ("1", "png")]
+)
+def test_other_modes_become_rgb_as_in_the_host(tmp_path, mode, suffix):
+    path = tmp_path / f"x.{suffix}"
+    card((64, 48)).convert("RGB" if mode in ("RGBA", "LA") else mode).convert(mode).save(path)
+    photo = open_photo(str(path))
+    assert photo.mode == "RGB" and photo.size == (64, 48)
+    assert photo.tobytes() == Image.open(path).convert("RGB").tobytes()
+
+
+def test_the_first_frame_of_an_animation_is_taken(tmp_path):
+    frames = [Image.new("RGB", (50, 50), color) for color in ("red", "blue")]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    assert open_photo(str(tmp_path / "x.gif")).getpixel((5, 5)) == (255, 0, 0)
+
+
+def broken(folder, kind):
+    path = folder / f"{kind}.jpg"
+    if kind == "truncated":
+        card((300, 200)).save(path)
+        path.write_bytes(path.read_bytes()[:3000])
+    elif kind == "text":
+        path.write_text("no picture")
+    elif kind == "empty":
+        path.touch()
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "sixteen":
+        Image.fromarray(np.zeros((40, 40), np.uint16)).save(folder / "sixteen.png")
+        path = folder / "sixteen.png"
+    elif kind == "float":
+        Image.fromarray(np.zeros((40, 40), np.float32)).save(folder / "float.tif")
+        path = folder / "float.tif"
+    elif kind == "bomb":  # 400 million pixels announced by a header of a few bytes
+        import struct
+        import zlib
+
+        def chunk(tag, data):
+            return struct.pack(">I", len(data)) + tag + data + struct.pack(">I", zlib.crc32(tag + data))
+
+        header = struct.pack(">IIBBBBB", 20000, 20000, 8, 2, 0, 0, 0)
+        path = folder / "bomb.png"
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    elif kind == "forbidden":
+        path.symlink_to(path)  # a link to itself cannot be opened by anyone, root included
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("missing", "missing file"),
+        ("truncated", "unreadable"),
+        ("text", "unreadable"),
+        ("empty", "unreadable"),
+        ("forbidden", "unreadable"),
+        ("folder", "not a file"),
+        ("sixteen", "more than 8 bits"),
+        ("float", "more than 8 bits"),
+        ("bomb", "too many pixels"),
+    ],
+)
+def test_bad_files_have_a_reason(tmp_path, kind, reason):
+    with pytest.raises(UnsuitableImage) as caught:
+        open_photo(broken(tmp_path, kind))
+    assert caught.value.reason == reason
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """coco/a.jpg, coco/deep/b.JPEG, vg/ç.png, a text file, a folder called x.jpg, and a link back to the top."""
+    for name in ("coco/a.jpg", "coco/deep/b.JPEG", "vg/ç.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        card((40, 30)).save(tmp_path / name)
+    (tmp_path / "readme.txt").write_text("x")
+    (tmp_path / "x.jpg").mkdir()
+    (tmp_path / "vg" / "loop").symlink_to(tmp_path)
+    return tmp_path
+
+
+def test_a_folder_is_searched_recursively_in_a_fixed_order(tree):
+    source = from_folder(str(tree))
+    assert [os.path.relpath(source.path(k), tree) for k in range(len(source))] == ["coco/a.jpg", "coco/deep/b.JPEG", "vg/ç.png"]
+    assert source.open(2).size == (40, 30)
+
+
+def test_links_to_folders_are_followed(tree, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    (other / "coco").symlink_to(tree / "coco")
+    assert len(from_folder(str(other))) == 2
+
+
+def test_a_pattern_chooses(tree):
+    assert len(from_folder(str(tree), "coco/*")) == 2
+    with pytest.raises(ConfigError, match=r"none of the 3 images of .* matches 'gqa/\*'; the first is 'coco/a.jpg'"):
+        from_folder(str(tree), "gqa/*")
+
+
+def test_folders_without_images_are_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"no image in .*\.jpg"):
+        from_folder(str(tmp_path))
+    with pytest.raises(ConfigError, match="is not a folder"):
+        from_folder(str(tmp_path / "absent"))
+
+
+def test_records_give_each_image_once(tree):
+    images = ["coco/a.jpg", None, "vg/ç.png", "coco/a.jpg"]
+    records = [{"image": name} if name else {"conversations": []} for name in images]
+    source = from_records(records, str(tree))
+    assert [source.path(k) for k in range(len(source))] == [str(tree / "coco/a.jpg"), str(tree / "vg/ç.png")]
+    assert len(from_records(records, str(tree), "coco/*")) == 1
+
+
+def test_records_without_images_are_an_error_with_its_cure():
+    with pytest.raises(ConfigError, match="--ssl_image_folder"):
+        from_records([{"conversations": []}], "")
+    with pytest.raises(ConfigError, match=r"none of the base set's 1 images matches 'x\*'; the first is 'a.jpg'"):
+        from_records([{"image": "a.jpg"}], "", "x*")
