@@ -1,0 +1,29 @@
+"""Upstream's training, as its train_mem.py starts it, which writes down what each step was fed: one line a step.
+
+RECORD names the file; each rank adds its number. Nothing of the host is replaced but `training_step`, which calls the
+original. STOP_AFTER=n saves a checkpoint after step n and ends there, as an interrupted run does.
+"""
+
+import hashlib
+import os
+import sys
+
+from llava.train.llava_trainer import LLaVATrainer
+from llava.train.train import train
+
+training_step = LLaVATrainer.training_step
+
+
+def recorded_step(self, model, inputs):
+    parts = (inputs[key].numpy().tobytes() for key in ("input_ids", "labels", "images"))
+    line = hashlib.sha256(b"|".join(parts)).hexdigest()
+    with open(f"{os.environ['RECORD']}.{os.environ.get('RANK', '0')}", "a") as file:
+        file.write(line + "\n")
+    if self.state.global_step == int(os.environ.get("STOP_AFTER", "-1")):
+        sys.exit(0)
+    return training_step(self, model, inputs)
+
+
+if __name__ == "__main__":
+    LLaVATrainer.training_step = recorded_step
+    train()

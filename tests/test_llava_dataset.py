@@ -1,0 +1,403 @@
+"""The mixture on upstream's own dataset, collator, templates and tokenizer."""
+
+import copy
+import hashlib
+import json
+import pickle
+import random
+
+import numpy as np
+import pytest
+
+from vgift_plugin.config import Flags
+from vgift_plugin.errors import ConfigError, HostMismatchError, NoSuitableImageError, SelfTestError
+
+pytestmark = pytest.mark.host
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+TASKS = "rotation,color:2,correspondence"
+
+
+def changed(module, before):
+    """Returns the names of a module that are not the objects they were."""
+    return {name for name, value in vars(module).items() if before.get(name) is not value} - {"__warningregistry__"}
+
+
+@pytest.fixture
+def host():
+    """`llava.train.train`, as upstream wrote it before and after each test."""
+    import llava.train.train as module
+    from vgift_plugin import host
+
+    before = dict(vars(module))
+    template = module.conversation_lib.default_conversation
+    yield module
+    host.detach(module)
+    module.conversation_lib.default_conversation = template
+    assert changed(module, before) == set()
+
+
+@pytest.fixture
+def attached(host):
+    from vgift_plugin import attach
+
+    attach()
+    return host
+
+
+@pytest.fixture
+def tokenizer(tiny):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        tiny[0], model_max_length=2048, padding_side="right", use_fast=False
+    )
+    tokenizer.pad_token = tokenizer.unk_token
+    return tokenizer
+
+
+@pytest.fixture
+def data_args(host, tiny, data_path, photos):
+    """Makes the data arguments as train() leaves them."""
+
+    def make(version="v1", **flags):
+        flags = {"data_path": str(data_path), "image_folder": str(photos), "image_aspect_ratio": "pad", **flags}
+        arguments = host.DataArguments(**flags)
+        arguments.image_processor = transformers.CLIPImageProcessor.from_pretrained(tiny[1])
+        arguments.is_multimodal = True
+        arguments.mm_use_im_start_end = False
+        host.conversation_lib.default_conversation = host.conversation_lib.conv_templates[version]
+        return arguments
+
+    return make
+
+
+@pytest.fixture
+def module_of(attached, tokenizer, data_args):
+    """Makes the data module of a run with the given flags."""
+
+    def make(tokenizer=tokenizer, **flags):
+        return attached.make_supervised_data_module(tokenizer=tokenizer, data_args=data_args(**flags))
+
+    return make
+
+
+@pytest.fixture
+def mixed(module_of):
+    return module_of(ssl_tasks=TASKS, ssl_ratio=1.0)["train_dataset"]
+
+
+def digest(item):
+    """One hash of all tensors of a sample."""
+    parts = [item[key].numpy().tobytes() for key in ("input_ids", "labels", "image")]
+    return hashlib.sha256(b"|".join(parts)).hexdigest()
+
+
+def test_without_tasks_the_host_gets_its_own_objects(module_of, host):
+    data_module = module_of()
+    assert type(data_module["train_dataset"]) is host.LazySupervisedDataset
+    assert set(data_module) == {"train_dataset", "eval_dataset", "data_collator"}
+
+
+def test_ratio_zero_is_the_hosts_own_dataset_too(module_of, host):
+    assert type(module_of(ssl_tasks=TASKS, ssl_ratio=0.0)["train_dataset"]) is host.LazySupervisedDataset
+
+
+def test_without_tasks_the_very_same_module_is_returned(host, tokenizer, data_args, monkeypatch):
+    from vgift_plugin import attach, detach
+
+    made = host.make_supervised_data_module(tokenizer=tokenizer, data_args=data_args())
+    with monkeypatch.context() as patch:
+        patch.setattr(host, "make_supervised_data_module", lambda tokenizer, data_args: made)
+        attach(host)
+        assert host.make_supervised_data_module(tokenizer=tokenizer, data_args=data_args()) is made
+        detach(host)
+
+
+def test_attach_replaces_two_names_and_detach_restores_them(host):
+    import llava.model
+    from llava.train import llava_trainer
+    from transformers.models.llama import modeling_llama
+
+    from vgift_plugin import attach, detach
+
+    watched = [host, llava_trainer, llava.model, modeling_llama]
+    before = [dict(vars(module)) for module in watched]
+    attach()
+    attach()
+    replaced = {"DataArguments", "make_supervised_data_module"}
+    assert [changed(*pair) for pair in zip(watched, before, strict=True)] == [replaced, set(), set(), set()]
+    detach()
+    detach()
+    assert [changed(*pair) for pair in zip(watched, before, strict=True)] == [set()] * 4
+
+
+def test_the_base_samples_are_bit_identical(mixed, host, tokenizer, data_args, records):
+    upstream = host.LazySupervisedDataset(mixed.data_args.data_path, tokenizer, mixed.data_args)
+    assert len(upstream) == len(records) == mixed.plan(len(records) - 1) + 1
+    for k in range(len(records)):
+        ours, theirs = mixed[k], upstream[k]
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+@pytest.mark.parametrize("aspect", ["pad", "square"])
+def test_a_sample_in_memory_equals_the_same_sample_on_disk(mixed, host, tokenizer, tmp_path, records, aspect):
+    mixed.data_args.image_aspect_ratio = aspect
+    for k in range(len(records), len(mixed)):
+        stream, j = mixed.plan(k)
+        sample = stream(0, j)
+        sample.image.save(tmp_path / "sample.png")
+        conversation = [
+            {"from": "human", "value": f"<image>\n{sample.instruction}"},
+            {"from": "gpt", "value": sample.response},
+        ]
+        (tmp_path / "one.json").write_text(json.dumps([{"id": "1", "image": "sample.png", "conversations": conversation}]))
+        arguments = copy.copy(mixed.data_args)
+        arguments.image_folder = str(tmp_path)
+        theirs, ours = host.LazySupervisedDataset(str(tmp_path / "one.json"), tokenizer, arguments)[0], mixed[k]
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+        assert (ours["input_ids"] == host.IMAGE_TOKEN_INDEX).sum() == 1
+
+
+def test_no_file_is_left_in_memory_or_on_disk(mixed, records, tmp_path, monkeypatch):
+    from pathlib import Path
+
+    from vgift_plugin import host as ours
+
+    monkeypatch.setattr(ours, "MEMORY", str(tmp_path))
+    for k in range(len(records), len(mixed)):
+        mixed[k]
+    assert list(Path(tmp_path).iterdir()) == []
+
+
+def test_leftovers_of_killed_workers_are_swept(tmp_path):
+    import os
+
+    from vgift_plugin.host import SAMPLE_PREFIX, sweep
+
+    old, new, other = (tmp_path / name for name in (f"{SAMPLE_PREFIX}a.ppm", f"{SAMPLE_PREFIX}b.ppm", "other.ppm"))
+    for path in (old, new, other):
+        path.touch()
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    sweep(str(tmp_path))
+    assert sorted(tmp_path.iterdir()) == [other, new]
+
+
+def test_lengths_suit_the_hosts_sampler(mixed, records):
+    from llava.train.llava_trainer import get_modality_length_grouped_indices
+
+    lengths = mixed.modality_lengths
+    assert len(lengths) == len(mixed) == len(mixed.lengths)
+    assert lengths[: len(records)] == mixed.base.modality_lengths
+    assert mixed.lengths[: len(records)] == mixed.base.lengths
+    assert all(type(n) is int and n > 5 for n in lengths[len(records) :])
+    assert all(long == short + 128 for long, short in zip(mixed.lengths[len(records) :], lengths[len(records) :], strict=True))
+    assert sorted(get_modality_length_grouped_indices(lengths, 2, 2)) == list(range(len(mixed)))
+
+
+def test_sample_i_has_one_hash_for_any_workers_and_any_order(mixed, records):
+    chosen = list(range(len(records) - 2, len(mixed)))
+    expected = {k: digest(mixed[k]) for k in chosen}
+    shuffled = chosen[:]
+    random.Random(0).shuffle(shuffled)
+    assert {k: digest(mixed[k]) for k in shuffled} == expected
+    for context, workers in (("fork", 2), ("fork", 4), ("spawn", 2)):
+        loader = torch.utils.data.DataLoader(
+            torch.utils.data.Subset(mixed, shuffled),
+            batch_size=None,
+            num_workers=workers,
+            multiprocessing_context=context,
+        )
+        assert dict(zip(shuffled, map(digest, loader), strict=True)) == expected, (context, workers)
+
+
+def test_the_epoch_reaches_persistent_workers(mixed, records):
+    first = len(records)
+    for context in ("fork", "spawn"):
+        loader = torch.utils.data.DataLoader(
+            torch.utils.data.Subset(mixed, range(first, len(mixed))),
+            batch_size=None,
+            num_workers=2,
+            persistent_workers=True,
+            multiprocessing_context=context,
+        )
+        seen = []
+        for epoch in (0, 1, 0):
+            mixed.epoch = epoch
+            seen.append([digest(item) for item in loader])
+        assert seen[0] == seen[2]
+        assert not set(seen[0]) & set(seen[1])
+        mixed.epoch = 0
+
+
+def test_redraws_in_forked_and_spawned_workers_are_counted(module_of, photos, tmp_path):
+    for path in photos.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "bad.jpg").write_text("x")
+    data = module_of(ssl_tasks="rotation", ssl_ratio=1.0, ssl_image_folder=str(tmp_path))["train_dataset"]
+    part = torch.utils.data.Subset(data, range(len(data.base), len(data)))
+    counted = []
+    for context in ("fork", "spawn"):
+        before = data.tally.counts().get("rotation", {}).get("unreadable", 0)
+        list(torch.utils.data.DataLoader(part, batch_size=None, num_workers=2, multiprocessing_context=context))
+        counted.append(data.tally.counts()["rotation"]["unreadable"] - before)
+    assert counted[0] == counted[1] > 0
+
+
+def test_no_global_generator_is_touched(mixed, records):
+    def states():
+        return random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state().numpy().tobytes()  # noqa: NPY002
+
+    before = states()
+    for k in range(len(mixed)):
+        mixed[k]
+    mixed.modality_lengths  # noqa: B018
+    assert states() == before
+
+
+def test_it_collates_with_the_hosts_samples(mixed, host, tokenizer):
+    collator = host.DataCollatorForSupervisedDataset(tokenizer)
+    batch = collator([mixed[k] for k in (0, 3, len(mixed) - 1, len(mixed) - 8)])
+    assert batch["images"].shape == (4, 3, 28, 28)
+
+
+@pytest.mark.parametrize("version", ["v1", "vicuna_v1", "v0", "llava_llama_2", "llama_2"])
+def test_the_labels_decode_to_the_answer(module_of, host, tokenizer, version):
+    data = module_of(ssl_tasks=TASKS, ssl_ratio=1.0, version=version)["train_dataset"]
+    from vgift_plugin.host import without_template
+
+    for k in range(len(data.base), len(data)):
+        stream, j = data.plan(k)
+        labels = data[k]["labels"]
+        text = tokenizer.decode(labels[labels != -100], skip_special_tokens=True)
+        assert without_template(text, host.conversation_lib.default_conversation) == stream(0, j).response
+
+
+@pytest.fixture(scope="session")
+def mpt_tokenizer():
+    """A byte-level BPE tokenizer as MPT has: no BOS, the template's marks are tokens."""
+    from conftest import demo_module
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    special = ["<|endoftext|>", "<|padding|>", "<|im_start|>", "<|im_end|>"]
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1000, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    bpe.train_from_iterator(demo_module("tiny_llava").corpus(), trainer)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        unk_token="<|endoftext|>",
+        pad_token="<|padding|>",
+        additional_special_tokens=special[2:],
+        model_max_length=2048,
+    )
+
+
+def test_mpt_is_refused_because_upstream_masks_all_its_single_turns(host, module_of, mpt_tokenizer, data_args):
+    """LLaVA 1.2.2 forgets the last separator when it counts MPT's tokens, so it masks its own records too."""
+    arguments = data_args(version="mpt")
+    upstream = host.LazySupervisedDataset(arguments.data_path, mpt_tokenizer, arguments)
+    assert (upstream[0]["labels"] == -100).all()
+    with pytest.raises(SelfTestError, match="template 'mpt' .* masked every label"):
+        module_of(mpt_tokenizer, ssl_tasks=TASKS, ssl_ratio=1.0, version="mpt")
+
+
+def test_a_template_that_masks_everything_stops_the_run(module_of, mpt_tokenizer):
+    """The classic mistake: a checkpoint of another family with --version v1."""
+    with pytest.raises(SelfTestError) as caught:
+        module_of(mpt_tokenizer, ssl_tasks="rotation", ssl_ratio=1.0)
+    for part in ("task rotation", "template 'v1'", "PreTrainedTokenizerFast", "masked every label", "--version"):
+        assert part in str(caught.value)
+
+
+def test_labels_off_by_a_token_stop_the_run(module_of, host, monkeypatch):
+    item = host.LazySupervisedDataset.__getitem__
+
+    def shifted(self, i):
+        result = item(self, i)
+        first = int((result["labels"] != -100).nonzero()[0])
+        result["labels"][first - 1] = result["input_ids"][first - 1]
+        return result
+
+    monkeypatch.setattr(host.LazySupervisedDataset, "__getitem__", shifted)
+    with pytest.raises(SelfTestError, match="the labels decode to .* instead of the answer"):
+        module_of(ssl_tasks="rotation", ssl_ratio=1.0)
+
+
+def test_a_context_too_short_for_the_answer_stops_the_run(module_of, tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.model_max_length = 20
+    with pytest.raises(SelfTestError, match=r"--model_max_length 20 would cut its answer off"):
+        module_of(tokenizer, ssl_tasks="rotation", ssl_ratio=1.0)
+
+
+def test_a_text_only_base_set_is_an_error_with_its_cure(module_of, tmp_path, photos):
+    path = tmp_path / "text.json"
+    turns = [{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Hello."}]
+    path.write_text(json.dumps([{"id": str(k), "conversations": turns} for k in range(8)]))
+
+    with pytest.raises(ConfigError, match="name a folder: --ssl_image_folder"):
+        module_of(data_path=str(path), ssl_tasks="rotation", ssl_ratio=1.0)
+    flags = {"ssl_tasks": "rotation", "ssl_ratio": 1.0, "ssl_image_folder": str(photos)}
+    assert len(module_of(data_path=str(path), **flags)["train_dataset"]) == 16
+
+
+def test_a_model_without_eyes_is_refused(attached, tokenizer, data_args):
+    arguments = data_args(ssl_tasks="rotation", ssl_ratio=1.0)
+    arguments.is_multimodal = False
+    with pytest.raises(ConfigError, match="no --vision_tower"):
+        attached.make_supervised_data_module(tokenizer=tokenizer, data_args=arguments)
+
+
+def test_images_that_are_all_missing_stop_the_run_before_it_starts(attached, tokenizer, data_args, tmp_path):
+    arguments = data_args(ssl_tasks="rotation", ssl_ratio=1.0)
+    arguments.image_folder = str(tmp_path)
+    with pytest.raises(NoSuitableImageError, match="missing file"):
+        attached.make_supervised_data_module(tokenizer=tokenizer, data_args=arguments)
+
+
+def test_flags_are_checked_when_they_are_parsed(attached):
+    parser = transformers.HfArgumentParser((attached.DataArguments,))
+    (parsed,) = parser.parse_args_into_dataclasses(["--ssl_tasks", "rotation,color", "--ssl_ratio", "0.05"])
+    assert (parsed.ssl_tasks, parsed.ssl_ratio, parsed.ssl_seed) == ("rotation,color", 0.05, 0)
+    with pytest.raises(ConfigError, match="2 mistakes"):
+        parser.parse_args_into_dataclasses(["--ssl_tasks", "rotatoin", "--ssl_ratio", "50"])
+
+
+def test_defaults_from_outside_yield_to_the_command_line(host):
+    from vgift_plugin import attach
+
+    attach(host, {"ssl_tasks": "rotation", "ssl_ratio": 0.2})
+    parser = transformers.HfArgumentParser((host.DataArguments,))
+    (parsed,) = parser.parse_args_into_dataclasses(["--ssl_ratio", "0.3"])
+    assert Flags.of(parsed) == Flags(ssl_tasks="rotation", ssl_ratio=0.3)
+
+
+def test_argument_objects_can_be_pickled(attached, data_args):
+    arguments = data_args(ssl_tasks="rotation")
+    assert pickle.loads(pickle.dumps(arguments)).ssl_tasks == "rotation"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"DataArguments": None}, "DataArguments: expected a dataclass, found None"),
+        ({"make_supervised_data_module": None}, "make_supervised_data_module: expected a function"),
+        ({"make_supervised_data_module": lambda tok, args: {}}, r"expected the parameters \(tokenizer, data_args\), found \(tok, args\)"),
+        ({"train": lambda: None}, r"DataArguments: expected train\(\) to look it up"),
+    ],
+)
+def test_a_host_without_the_seams_is_refused_untouched(host, change, message):
+    from types import ModuleType
+
+    from vgift_plugin import attach
+
+    fork = ModuleType("fork")
+    vars(fork).update({**{name: vars(host)[name] for name in ("DataArguments", "make_supervised_data_module", "train")}, **change})
+    before = dict(vars(fork))
+    with pytest.raises(HostMismatchError, match=message):
+        attach(fork)
+    assert vars(fork) == before

@@ -1,0 +1,243 @@
+"""Upstream's own training code, really run: alone, under torchrun and DeepSpeed, interrupted and resumed."""
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, VGIFT, arguments, call
+
+pytestmark = pytest.mark.host
+TRAIN = ROOT / "scripts" / "demo" / "train_cpu.py"
+RECORDED = ROOT / "tests" / "recorded_train.py"
+TASKS = "rotation,color:2,correspondence"
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port"]
+
+
+def script(tmp_path, command):
+    """Writes an upstream-style shell script, which knows nothing of the plugin."""
+    path = tmp_path / "finetune.sh"
+    path.write_text("#!/bin/bash\n\n" + shlex.join(map(str, command)) + "\n")
+    return ["bash", path]
+
+
+def run(flags, command, **environment):
+    return call([*VGIFT, "run", *arguments(flags), "--", *command], **environment)
+
+
+def log_of(done):
+    """Returns both outputs, for the message of a failed assertion."""
+    return f"{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
+
+
+def steps_of(folder):
+    return json.loads((folder / "trainer_state.json").read_text())["global_step"]
+
+
+def test_one_process_through_an_unedited_script(tmp_path, train_flags):
+    out = tmp_path / "out"
+    command = [sys.executable, TRAIN, *arguments(train_flags, output_dir=out)]
+    done = run({"ssl_tasks": TASKS, "ssl_ratio": 1.0}, script(tmp_path, command))
+    assert done.returncode == 0, log_of(done)
+    mix = json.loads((out / "vgift_mix.json").read_text())
+    assert {name: task["samples"] for name, task in mix["tasks"].items()} == {"rotation": 4, "color": 8, "correspondence": 4}
+    assert (mix["base"]["samples"], mix["samples"], mix["images"]["count"]) == (16, 32, 5)
+    assert mix["tasks"]["color"]["chance"] == 1 / 120
+    assert mix["flags"]["ssl_tasks"] == TASKS
+    assert steps_of(out) == 32 // 4
+    table = done.stderr
+    assert re.search(r"color +8 +25\.0% +0\.8% +5 images: images of the base records", table)
+    assert re.search(r"base +16 +50\.0%", table) and re.search(r"all +32", table)
+    assert table.index("self-supervised samples are mixed in") < table.index("0/8")  # before the progress of step 1
+    assert (out / "pytorch_model.bin").exists() or (out / "model.safetensors").exists()
+
+
+def test_the_script_may_hold_the_flags_and_they_win(tmp_path, train_flags):
+    out = tmp_path / "out"
+    command = [sys.executable, TRAIN, *arguments(train_flags, output_dir=out, ssl_ratio=0.5, max_steps=1)]
+    done = run({"ssl_tasks": "rotation", "ssl_ratio": 0.25}, script(tmp_path, command))
+    assert done.returncode == 0, log_of(done)
+    assert "--ssl_ratio: the training script's own 0.5 wins over 0.25 from vgift run" in done.stderr
+    assert json.loads((out / "vgift_mix.json").read_text())["tasks"]["rotation"]["samples"] == 8
+
+
+def test_without_tasks_upstream_trains_as_ever(tmp_path, train_flags):
+    losses = []
+    for name, start in (("plain", []), ("hooked", [*VGIFT, "run", "--"])):
+        out = tmp_path / name
+        done = call([*start, sys.executable, TRAIN, *arguments(train_flags, output_dir=out)])
+        assert done.returncode == 0, log_of(done)
+        assert "[vgift]" not in done.stderr
+        assert not (out / "vgift_mix.json").exists()
+        state = json.loads((out / "trainer_state.json").read_text())
+        losses.append([entry["loss"] for entry in state["log_history"] if "loss" in entry])
+    assert losses[0] == losses[1] and len(losses[0]) == 4
+
+
+def test_two_processes_under_torchrun_see_what_one_sees(tmp_path, train_flags):
+    """All samples of an epoch, each once over both ranks; and the redraws of both ranks in the report."""
+    bad = tmp_path / "images"
+    bad.mkdir()
+    for photo in Path(train_flags["image_folder"]).iterdir():
+        (bad / photo.name).symlink_to(photo)
+    (bad / "broken.jpg").write_text("x")
+    flags = {"ssl_tasks": TASKS, "ssl_ratio": 1.0, "ssl_image_folder": bad}
+    mixes, redraws = [], []
+    for name, launcher in (("one", [sys.executable]), ("two", [*TORCHRUN, "29611"])):
+        out = tmp_path / name
+        command = [*launcher, TRAIN, *arguments(train_flags, output_dir=out, dataloader_num_workers=2)]
+        done = run(flags, script(tmp_path, command))
+        assert done.returncode == 0, log_of(done)
+        assert done.stderr.count("self-supervised samples are mixed in") == 1  # rank 0 alone speaks
+        mixes.append(json.loads((out / "vgift_mix.json").read_text()))
+        redraws.append(mixes[-1].pop("redraws"))
+        assert steps_of(out) == (8 if name == "one" else 4)
+    assert mixes[0] == mixes[1]
+    assert redraws[0] == redraws[1]  # the same samples, whoever made them
+    assert sum(reasons["unreadable"] for reasons in redraws[0].values()) >= 1
+
+
+def test_the_deepspeed_launcher_with_lora_on_two_processes(tmp_path, train_flags):
+    out, zero2 = tmp_path / "out", tmp_path / "zero2.json"
+    batch = {"train_micro_batch_size_per_gpu": "auto", "train_batch_size": "auto", "gradient_accumulation_steps": "auto"}
+    zero2.write_text(json.dumps({**batch, "zero_optimization": {"stage": 2}}))
+    lora = {"lora_enable": True, "lora_r": 4, "lora_alpha": 8, "deepspeed": zero2}
+    launcher = [Path(sys.executable).with_name("deepspeed"), "--num_gpus", 2, "--master_port", 29612]
+    command = [*launcher, TRAIN, *arguments({**train_flags, **lora}, output_dir=out)]
+    environment = {"DS_ACCELERATOR": "cpu", "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+    done = run({"ssl_tasks": TASKS, "ssl_ratio": 1.0}, script(tmp_path, command), **environment)
+    assert done.returncode == 0, log_of(done)
+    assert (out / "adapter_config.json").exists() and (out / "non_lora_trainables.bin").exists()
+    assert json.loads((out / "vgift_mix.json").read_text())["samples"] == 32
+    assert "4/4" in done.stderr  # 32 samples by 2 × 4
+
+
+def recorded(tmp_path, name, train_flags, launcher=(sys.executable,), **changes):
+    """Trains while writing down what each step was fed; returns the lines of each rank."""
+    environment = {key: changes.pop(key) for key in ("STOP_AFTER",) if key in changes}
+    folder = tmp_path / name
+    folder.mkdir(exist_ok=True)
+    changes.setdefault("output_dir", folder / "out")
+    command = [*launcher, RECORDED, *arguments(train_flags, **changes)]
+    done = run({"ssl_tasks": TASKS, "ssl_ratio": 1.0}, command, RECORD=folder / "steps", **environment)
+    ranks = sorted(folder.glob("steps.*"))
+    return done, [path.read_text().split() for path in ranks]
+
+
+def test_workers_change_nothing_and_epochs_change_everything(tmp_path, train_flags):
+    alone, (first,) = recorded(tmp_path, "a", train_flags, num_train_epochs=2)
+    assert alone.returncode == 0, log_of(alone)
+    _, (second,) = recorded(tmp_path, "b", train_flags, num_train_epochs=2, dataloader_num_workers=2)
+    _, (persistent,) = recorded(
+        tmp_path, "c", train_flags, num_train_epochs=2, dataloader_num_workers=2, dataloader_persistent_workers=True
+    )
+    assert first == second == persistent and len(first) == 16
+    assert len(set(first)) == 16
+
+
+def test_an_interrupted_run_resumes_with_the_very_same_samples(tmp_path, train_flags):
+    """Stopped in the middle of the second epoch: what follows is what would have followed, batch by batch."""
+    flags = {**train_flags, "num_train_epochs": 3, "save_strategy": "steps", "save_steps": 3}
+    done, (whole,) = recorded(tmp_path, "whole", flags)
+    assert done.returncode == 0, log_of(done)
+    out = tmp_path / "torn" / "out"
+    recorded(tmp_path, "torn", flags, STOP_AFTER=12)
+    assert (out / "checkpoint-12").is_dir()
+    resumed, (torn,) = recorded(tmp_path, "torn", flags)
+    assert resumed.returncode == 0, log_of(resumed)
+    assert len(whole) == 24
+    assert torn == [*whole[:13], *whole[12:]]  # the step that saw the stop is taken again
+
+
+def test_two_ranks_resume_with_the_very_same_samples(tmp_path, train_flags):
+    flags = {**train_flags, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 1}
+    torchrun = [*TORCHRUN, "29613"]
+    done, whole = recorded(tmp_path, "whole", flags, torchrun)
+    assert done.returncode == 0, log_of(done)
+    recorded(tmp_path, "torn", flags, torchrun, STOP_AFTER=6)
+    resumed, torn = recorded(tmp_path, "torn", flags, torchrun)
+    assert resumed.returncode == 0, log_of(resumed)
+    for rank in range(2):
+        assert len(whole[rank]) == 8
+        assert torn[rank] == [*whole[rank][:7], *whole[rank][6:]]
+
+
+def test_the_epoch_is_right_where_the_trainers_own_count_is_not(tmp_path, train_flags):
+    """9 batches accumulated by 4: `state.epoch` says 0.89 when the second epoch begins."""
+    flags = {**train_flags, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 4, "num_train_epochs": 2}
+    flags["group_by_modality_length"] = False
+    done, (steps,) = recorded(tmp_path, "accumulated", flags)
+    assert done.returncode == 0, log_of(done)
+    mix = json.loads((tmp_path / "accumulated" / "out" / "vgift_mix.json").read_text())
+    assert mix["samples"] == 32 and len(steps) == len(set(steps)) == 2 * 11
+    epochs = call([sys.executable, "-c", EPOCHS.format(path=str(ROOT / "tests"))])
+    assert epochs.stdout.split() == ["0", "1", "2"], log_of(epochs)
+
+
+EPOCHS = """
+from types import SimpleNamespace as Is
+from vgift_plugin.callbacks import MixCallback
+data = Is(epoch=None)
+callback = MixCallback(data, {{}})
+callback._write = lambda folder: None
+arguments, state = Is(gradient_accumulation_steps=4, output_dir=''), Is(global_step=0, epoch=0)
+callback.on_train_begin(arguments, state, None, train_dataloader=range(10))
+for said in (0, 0.8, 1.8):
+    state.epoch = said
+    callback.on_epoch_begin(arguments, state, None)
+    print(data.epoch)
+"""
+
+
+@pytest.mark.parametrize("start", [["-m", "llava.train.train"], None], ids=["module", "file"])
+def test_train_py_as_the_main_program_is_refused_with_the_cure(tmp_path, train_flags, start):
+    import llava
+
+    start = start or [str(Path(llava.__file__).parent / "train" / "train.py")]
+    command = [sys.executable, *start, *arguments(train_flags, output_dir=tmp_path / "out")]
+    done = run({"ssl_tasks": "rotation"}, command)
+    assert done.returncode == 1
+    assert "runs as the main program" in done.stderr and "train_mem.py" in done.stderr
+
+
+def test_flags_without_the_hook_are_rejected_by_the_host(tmp_path, train_flags):
+    done = call([sys.executable, TRAIN, *arguments(train_flags, output_dir=tmp_path / "out", ssl_tasks="rotation")])
+    assert done.returncode == 1
+    assert "not used by the HfArgumentParser" in done.stderr and "--ssl_tasks" in done.stderr
+
+
+def test_mistakes_in_the_scripts_own_flags_stop_it_before_the_model_is_loaded(tmp_path, train_flags):
+    flags = {**train_flags, "model_name_or_path": tmp_path / "absent", "ssl_tasks": "rotatoin", "ssl_ratio": 50}
+    done = call([*VGIFT, "run", "--", sys.executable, TRAIN, *arguments(flags, output_dir=tmp_path / "out")])
+    assert done.returncode == 1
+    assert "2 mistakes" in done.stderr and "did you mean 'rotation'?" in done.stderr and "50 percent is 0.5" in done.stderr
+
+
+def test_a_script_that_sets_pythonpath_anew_is_found_out(tmp_path, train_flags):
+    command = ["env", "PYTHONPATH=.", sys.executable, TRAIN, *arguments(train_flags, output_dir=tmp_path / "out", max_steps=1)]
+    done = run({"ssl_tasks": "rotation"}, command)
+    assert done.returncode == 3
+    assert "ended well WITHOUT self-supervised samples" in done.stderr and "PYTHONPATH=.:$PYTHONPATH" in done.stderr
+
+
+def test_attach_in_ones_own_script(tmp_path, train_flags):
+    own = tmp_path / "own.py"
+    own.write_text("import vgift_plugin\nvgift_plugin.attach()\nfrom llava.train.train import train\ntrain()\n")
+    out = tmp_path / "out"
+    done = call([sys.executable, own, *arguments(train_flags, output_dir=out, ssl_tasks="rotation", ssl_ratio=0.25, max_steps=1)])
+    assert done.returncode == 0, log_of(done)
+    assert json.loads((out / "vgift_mix.json").read_text())["tasks"]["rotation"]["samples"] == 4
+
+
+def test_doctor_finds_the_host_and_its_seams():
+    done = call([*VGIFT, "doctor"])
+    assert done.returncode == 0, log_of(done)
+    for part in ("llava-torch 1.2.2.post1", "llava.train.train.DataArguments", "make_supervised_data_module", "train.py", "ready"):
+        assert part in done.stdout
+
+
+def test_doctor_without_the_host_says_what_still_works():
+    done = call([sys.executable, "-c", "import sys; sys.modules['llava'] = None; import vgift_plugin.doctor as d; print(d.examine())"])
+    assert "llava" in done.stdout or "ValueError" in done.stderr
