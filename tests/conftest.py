@@ -13,14 +13,14 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOGRAPHS = Path(skimage.__file__).parent / "data"
-HAS_HOST = importlib.util.find_spec("llava") is not None
+HAS_HOST = all(importlib.util.find_spec(name) for name in ("llava", "torch", "transformers", "deepspeed"))
 
 
 def pytest_collection_modifyitems(items):
     """Without LLaVA the host's tests are skipped, and said so; CI forbids it (see pytest_sessionfinish)."""
     for item in items:
         if item.get_closest_marker("host") and not HAS_HOST:
-            item.add_marker(pytest.mark.skip(reason="llava is not installed"))
+            item.add_marker(pytest.mark.skip(reason="llava, torch, transformers or deepspeed is not installed"))
 
 
 def pytest_sessionfinish(session, exitstatus):

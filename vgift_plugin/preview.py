@@ -139,32 +139,43 @@ def _figure(sample: Sample) -> str:
 
 
 def sheet(shown: list[Section], columns: int = 4, cell_px: int = 320) -> Image.Image:
-    """Returns all samples on one white sheet, task after task, with their words below them."""
-    text_px, size = 150, 13
-    blocks = []
+    """Returns all samples on one white sheet, task after task, row by row, with their words below them."""
+    rows = []
     for task, samples in shown:
-        rows = -(-len(samples) // columns)
-        wide = cell_px * min(columns, len(samples))
-        block = Image.new("RGB", (wide, 30 + rows * (cell_px + text_px)), "white")
-        draw = ImageDraw.Draw(block)
-        draw.text((8, 6), f"{task.name}   (chance {task.chance:.1%})", fill="black", font=font(16))
-        for k, sample in enumerate(samples):
-            x, y = (k % columns) * cell_px, 30 + (k // columns) * (cell_px + text_px)
-            picture = sample.image.copy()
-            picture.thumbnail((cell_px - 12, cell_px - 12), Image.Resampling.LANCZOS)
-            block.paste(picture, (x + (cell_px - picture.width) // 2, y + cell_px - 6 - picture.height))
-            lines = [part for line in sample.instruction.splitlines() for part in textwrap.wrap(line, 42)]
-            if len(lines) > 7:
-                lines = [*lines[:6], "…"]
-            draw.multiline_text((x + 6, y + cell_px), "\n".join(lines), fill="black", font=font(size - 2), spacing=3)
-            draw.text((x + 6, y + cell_px + text_px - 24), sample.response, fill="#2a7f62", font=font(size))
-        blocks.append(block)
-    canvas = Image.new("RGB", (max(b.width for b in blocks), sum(b.height for b in blocks)), "white")
+        title = Image.new("RGB", (cell_px, 40), "white")
+        head = f"{task.name}   chance {task.chance:.1%}"
+        ImageDraw.Draw(title).text((8, 14), head, fill="black", font=font(17))
+        rows.append([title])
+        rows += [
+            [_cell(sample, cell_px) for sample in samples[start : start + columns]]
+            for start in range(0, len(samples), columns)
+        ]
+    heights = [max(cell.height for cell in row) for row in rows]
+    width = cell_px * max(len(row) for row in rows)
+    canvas = Image.new("RGB", (width, sum(heights)), "white")
     top = 0
-    for block in blocks:
-        canvas.paste(block, (0, top))
-        top += block.height
+    for row, height in zip(rows, heights, strict=True):
+        for column, cell in enumerate(row):
+            canvas.paste(cell, (column * cell_px, top))
+        top += height
     return canvas
+
+
+def _cell(sample: Sample, width: int, most_lines: int = 8) -> Image.Image:
+    """Returns one sample with its words below it, as high as they need."""
+    picture = sample.image.copy()
+    picture.thumbnail((width - 16, width - 16), Image.Resampling.LANCZOS)
+    lines = [part for line in sample.instruction.splitlines() for part in textwrap.wrap(line, 46)]
+    if len(lines) > most_lines:
+        lines = [*lines[: most_lines - 1], "…"]
+    below, line_px = picture.height + 14, 16
+    cell = Image.new("RGB", (width, below + line_px * (len(lines) + 1) + 16), "white")
+    cell.paste(picture, ((width - picture.width) // 2, 8))
+    draw = ImageDraw.Draw(cell)
+    for k, line in enumerate(lines):
+        draw.text((8, below + k * line_px), line, fill="black", font=font(11))
+    draw.text((8, below + len(lines) * line_px + 2), sample.response, fill="#2a7f62", font=font(13))
+    return cell
 
 
 def describe_tasks(markdown: bool = False) -> str:

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# The main job, from nothing: builds a tiny LLaVA, draws and cuts pictures, fine-tunes with upstream's own training code
+# and self-supervised samples mixed in, and measures on held-out pictures whether the model looks.
+source "$(dirname "$0")/env.sh"
+
+SECONDS=0
+out=demo_out
+tasks=rotation:8,color,correspondence
+knobs=scripts/demo/knobs.yaml
+rm -rf "$out"
+mkdir "$out"
+export OMP_NUM_THREADS=2
+
+echo "== a tiny LLaVA with random weights, and pictures"
+python scripts/demo/tiny_llava.py "$out"
+python scripts/demo/data.py "$out"
+
+echo "== look before you train"
+vgift preview --ssl_tasks "$tasks" --ssl_config "$knobs" --image_folder "$out/images/train" -n 12 -o "$out/gallery.html"
+
+echo "== upstream's fine-tuning script, unedited, with self-supervised samples"
+vgift run --ssl_tasks "$tasks" --ssl_ratio 1.0 --ssl_config "$knobs" --ssl_image_folder "$out/images/train" \
+    -- bash scripts/demo/finetune.sh
+
+echo "== held-out pictures: sighted, and blind (every picture replaced by a grey square)"
+python scripts/demo/evaluate.py --model_path "$out/checkpoint" --llm "$out/llm" --image_folder "$out/images/heldout" \
+    --ssl_tasks "$tasks" --ssl_config "$knobs" -n 1000 -o "$out/results.json"
+echo
+echo "gallery   $out/gallery.html"
+echo "results   $out/results.json"
+echo "the mix   $out/checkpoint/vgift_mix.json"
+echo "done in $((SECONDS / 60)) min $((SECONDS % 60)) s"
