@@ -4,12 +4,11 @@ import json
 import re
 
 import pytest
-from conftest import ROOT, VGIFT, call
+from conftest import VGIFT, call
 from PIL import Image
 
 from vgift_plugin.config import Flags
 from vgift_plugin.mixing import Stream
-from vgift_plugin.preview import describe_tasks, flag_table
 from vgift_plugin.sources import from_folder
 
 ALL = "rotation,color,correspondence"
@@ -77,12 +76,6 @@ def test_tasks_are_described():
     assert done.returncode == 0
     for part in ("rotation   needs 1 image, chance 25.00%", "chance 0.83%", "chance 33.33%", "points = 5", "→ "):
         assert part in done.stdout
-
-
-def test_tables_of_the_readme_are_the_generated_ones():
-    text = (ROOT / "README.md").read_text()
-    assert flag_table() in text
-    assert describe_tasks(markdown=True) in text
 
 
 def test_configuration_is_json():

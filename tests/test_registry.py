@@ -1,45 +1,17 @@
+import re
 import sys
 import zipfile
 from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
-from conftest import VGIFT, call
+from conftest import ROOT, VGIFT, call
 
 from vgift_plugin import Task, get_task, register
 from vgift_plugin.errors import ConfigError
 
-MIRROR = '''
-from dataclasses import dataclass
-from typing import ClassVar
-
-from PIL import ImageOps
-
-from vgift_plugin import Task, knob, register
-
-
-@register
-@dataclass(frozen=True)
-class Mirror(Task):
-    """A photograph, mirrored or not."""
-
-    name: ClassVar[str] = "mirror"
-    wordings: ClassVar[tuple[str, ...]] = ("Is this picture mirrored? Answer yes or no.",)
-    share: float = knob(0.5, "how many are mirrored")
-
-    def draw(self, rng, images):
-        return {"mirrored": bool(rng.random() < self.share), "wording": self.draw_wording(rng)}
-
-    def render(self, images, params):
-        return ImageOps.mirror(images[0]) if params["mirrored"] else images[0].copy()
-
-    def response(self, params):
-        return "yes" if params["mirrored"] else "no"
-
-    @property
-    def chance(self):
-        return 0.5
-'''
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MIRROR = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)  # the README's example
 
 
 def wheel(folder, name, code, entry_points):

@@ -1,0 +1,85 @@
+"""Every command of the README is run, here or by demo.sh and test.sh; its generated parts are the generated ones."""
+
+import re
+import shlex
+import sys
+
+import pytest
+from conftest import ROOT, arguments, call
+from test_registry import README, install
+
+from vgift_plugin.preview import describe_tasks, flag_table
+
+TRAIN = ROOT / "scripts" / "demo" / "train_cpu.py"
+BY_THE_SCRIPTS = {"pip install .", "bash scripts/demo.sh", "bash scripts/test.sh"}
+
+
+def blocks(language):
+    """Returns the fenced blocks of one language."""
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands():
+    """Returns the commands of the bash blocks, without comments, and those that stand in a sentence."""
+    lines = [line.partition("#")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+    lines += re.findall(r"`(bash [^`]*|vgift [a-z]+ [^`]*|pip [^`]*)`", re.sub(r"```.*?```", "", README, flags=re.DOTALL))
+    return sorted({line for line in lines if line and "[" not in line})
+
+
+def test_the_list_of_commands_is_not_empty():
+    assert len(commands()) >= 6
+    assert {command for command in commands() if not command.startswith("vgift")} <= BY_THE_SCRIPTS
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("command", [command for command in commands() if command.startswith("vgift")])
+def test_commands_run_as_written(command, tmp_path, photos, train_flags):
+    flags = arguments({**train_flags, "max_steps": 1, "output_dir": tmp_path / "out"})
+    script = tmp_path / "scripts" / "v1_5" / "finetune.sh"
+    script.parent.mkdir(parents=True)
+    # Enough base records that even 5 % of them are samples of two tasks: the same ones, over and over.
+    script.write_text(
+        f"{sys.executable} -c 'import json; r = json.load(open(\"{train_flags['data_path']}\")); "
+        f"json.dump(r * 4, open(\"base.json\", \"w\"))'\n"
+        + shlex.join([sys.executable, str(TRAIN), *flags]).replace(str(train_flags["data_path"]), "base.json")
+    )
+    (tmp_path / "playground").mkdir()
+    (tmp_path / "playground" / "data").symlink_to(photos)
+    done = call(["bash", "-c", f"cd {tmp_path} && {command}"], PATH=f"{ROOT / '.venv' / 'bin'}:{sys.prefix}/bin:/usr/bin:/bin")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_example_task_works_as_written(tmp_path, photos):
+    (code,), (entry,) = blocks("python"), blocks("toml")
+    site = install(tmp_path, "mirror_task", code, entry.splitlines()[1])
+    out = tmp_path / "x.png"
+    flags = ["--ssl_tasks", "mirror", "--image_folder", photos, "-n", "2", "-o", out]
+    done = call([sys.executable, "-m", "vgift_plugin.cli", "preview", *flags], PYTHONPATH=site)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_example_knobs_are_knobs(tmp_path):
+    from vgift_plugin.config import Flags
+
+    (tmp_path / "knobs.yaml").write_text(blocks("yaml")[0])
+    rotation, color = Flags(ssl_tasks="rotation,color", ssl_config=str(tmp_path / "knobs.yaml")).resolve()
+    assert rotation.task.square and color.task.points == 3
+
+
+def test_tables_are_the_generated_ones():
+    assert flag_table() in README
+    assert describe_tasks(markdown=True) in README
+
+
+def test_the_file_tree_names_what_is_there():
+    tree = re.search(r"## The files\n\n```\n(.*?)```", README, re.DOTALL).group(1)
+    for path in [*(ROOT / "vgift_plugin").rglob("*.py"), *(ROOT / "scripts").glob("*")]:
+        if path.name not in ("__init__.py", "errors.py", "demo"):
+            assert path.name in tree, path
+    for name in re.findall(r"^  (\w+\.(?:py|sh))", tree, re.MULTILINE):
+        assert list(ROOT.rglob(name)), name
+
+
+def test_the_picture_is_there():
+    for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
+        assert (ROOT / path).is_file()
