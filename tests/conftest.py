@@ -62,7 +62,9 @@ def records(photos):
     for k in range(16):
         answer = {"from": "gpt", "value": f"Number {k}, as far as one can tell."}
         if k % 4 == 3:
-            result.append({"id": f"t{k}", "conversations": [{"from": "human", "value": f"What is {k} plus one?"}, answer]})
+            result.append(
+                {"id": f"t{k}", "conversations": [{"from": "human", "value": f"What is {k} plus one?"}, answer]}
+            )
         else:
             ask = {"from": "human", "value": f"<image>\nWhat does picture {k} show?"}
             result.append({"id": f"i{k}", "image": names[k % len(names)], "conversations": [ask, answer]})

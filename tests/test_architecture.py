@@ -41,9 +41,13 @@ def imports(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield (None, alias.name.split(".")[0]) if alias.name.split(".")[0] != "vgift_plugin" else (
-                    (alias.name.split(".") + ["__init__"])[1],
-                    None,
+                yield (
+                    (None, alias.name.split(".")[0])
+                    if alias.name.split(".")[0] != "vgift_plugin"
+                    else (
+                        [*alias.name.split("."), "__init__"][1],
+                        None,
+                    )
                 )
         elif isinstance(node, ast.ImportFrom):
             if node.level == 0 and node.module.split(".")[0] != "vgift_plugin":

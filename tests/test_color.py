@@ -21,7 +21,7 @@ def case(request):
 
 
 def test_points_and_colours_keep_their_distances(case):
-    task, photo, params = case
+    _, photo, params = case
     assert params["wh"] == [512, 384]
     small = np.asarray(photo.resize((512, 384), Image.Resampling.BILINEAR))
     for (x, y), color in zip(params["points"], params["colors"], strict=True):
@@ -73,7 +73,13 @@ def test_score_counts_right_letters_and_rejects_other_forms():
     assert task.response(params) == "A-2, B-1, C-3, D-5, E-4"
     assert task.score("A-2,B-1,C-3,D-5,E-4.", params) == 1
     assert task.score("A-2, B-1, C-3, D-4, E-5", params) == 0.6
-    for reply in ("A-2", "B-1, A-2, C-3, D-5, E-4", "A-2, B-1, C-3, D-5, E-4, F-1", "A2 B1 C3 D5 E4", "A-2, B-1, C-3, D-5, E-44"):
+    for reply in (
+        "A-2",
+        "B-1, A-2, C-3, D-5, E-4",
+        "A-2, B-1, C-3, D-5, E-4, F-1",
+        "A2 B1 C3 D5 E4",
+        "A-2, B-1, C-3, D-5, E-44",
+    ):
         assert task.score(reply, params) == 0, reply
 
 

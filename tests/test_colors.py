@@ -14,7 +14,9 @@ def test_lab_equals_scikit_image():
 def test_names_equal_a_loop_over_all_949():
     names, _ = xkcd()
     assert len(names) == 949
-    table = {name.removeprefix("xkcd:"): rgb2lab(np.array([[to_rgb(code)]]))[0, 0] for name, code in XKCD_COLORS.items()}
+    table = {
+        name.removeprefix("xkcd:"): rgb2lab(np.array([[to_rgb(code)]]))[0, 0] for name, code in XKCD_COLORS.items()
+    }
     rgb = np.random.default_rng(1).integers(0, 256, (60, 3))
     for color, found in zip(rgb, nearest_names(rgb), strict=True):
         lab = rgb2lab(color[None, None] / 255)[0, 0]

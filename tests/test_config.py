@@ -16,7 +16,11 @@ def test_without_tasks_nothing_is_asked():
 
 def test_weights_default_to_one_and_keep_their_order():
     asks = resolve(ssl_tasks="rotation, color:2,correspondence:0.5")
-    assert [(ask.task.name, float(ask.weight)) for ask in asks] == [("rotation", 1), ("color", 2), ("correspondence", 0.5)]
+    assert [(ask.task.name, float(ask.weight)) for ask in asks] == [
+        ("rotation", 1),
+        ("color", 2),
+        ("correspondence", 0.5),
+    ]
 
 
 def test_the_released_mixture_to_the_number():
@@ -26,7 +30,9 @@ def test_the_released_mixture_to_the_number():
     assert 665_298 + sum(each) == 731_826
 
 
-@pytest.mark.parametrize(("ratio", "base", "weights", "expected"), [(0.1, 30, "", 1), (0.3, 10, "", 1), (0.07, 300, ":7", 7)])
+@pytest.mark.parametrize(
+    ("ratio", "base", "weights", "expected"), [(0.1, 30, "", 1), (0.3, 10, "", 1), (0.07, 300, ":7", 7)]
+)
 def test_counts_are_exact_where_floats_are_not(ratio, base, weights, expected):
     asks = resolve(ssl_tasks=f"rotation{weights},color{weights},correspondence{weights}")
     assert counts(asks, ratio, base) == [expected] * 3

@@ -20,7 +20,9 @@ def test_the_flags_travel_as_quoted_json_below_a_python_name():
     assert done.returncode == 0, done.stderr
     quoted, _, rest = done.stdout.partition(" ")
     assert json.loads(unquote(quoted))["flags"] == {"ssl_ratio": 0.05}
-    assert set(quoted) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789%._-~")  # bare in any shell
+    assert set(quoted) <= set(
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789%._-~"
+    )  # bare in any shell
     assert rest.strip() == "['a b', '--ssl_ratio', '1']"
 
 
@@ -97,7 +99,8 @@ def test_a_python_without_the_plugin_refuses_to_train_and_does_the_rest(tmp_path
     train.mkdir(parents=True)
     for path in (tmp_path / "llava" / "__init__.py", train / "__init__.py", train / "train.py"):
         path.touch()
-    start = f"import sys; sys.path[:0] = [{str(ROOT / 'vgift_plugin' / '_bootstrap')!r}, {str(tmp_path)!r}]; import sitecustomize; "
+    folders = [str(ROOT / "vgift_plugin" / "_bootstrap"), str(tmp_path)]
+    start = f"import sys; sys.path[:0] = {folders!r}; import sitecustomize; "
     other = [sys.executable, "-I", "-S", "-c"]
     assert call([*other, start + "import json, llava; print('fine')"]).stdout == "fine\n"
     done = call([*other, start + "import llava.train.train"])
@@ -116,4 +119,6 @@ def test_the_launcher_warns_when_no_hook_fires_for_long(monkeypatch, caplog):
 
 
 def test_the_bootstrap_folder_holds_nothing_else():
-    assert [name for name in os.listdir(ROOT / "vgift_plugin" / "_bootstrap") if name.endswith(".py")] == ["sitecustomize.py"]
+    assert [name for name in os.listdir(ROOT / "vgift_plugin" / "_bootstrap") if name.endswith(".py")] == [
+        "sitecustomize.py"
+    ]

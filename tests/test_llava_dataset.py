@@ -27,6 +27,7 @@ def changed(module, before):
 def host():
     """`llava.train.train`, as upstream wrote it before and after each test."""
     import llava.train.train as module
+
     from vgift_plugin import host
 
     before = dict(vars(module))
@@ -150,7 +151,9 @@ def test_a_sample_in_memory_equals_the_same_sample_on_disk(mixed, host, tokenize
             {"from": "human", "value": f"<image>\n{sample.instruction}"},
             {"from": "gpt", "value": sample.response},
         ]
-        (tmp_path / "one.json").write_text(json.dumps([{"id": "1", "image": "sample.png", "conversations": conversation}]))
+        (tmp_path / "one.json").write_text(
+            json.dumps([{"id": "1", "image": "sample.png", "conversations": conversation}])
+        )
         arguments = copy.copy(mixed.data_args)
         arguments.image_folder = str(tmp_path)
         theirs, ours = host.LazySupervisedDataset(str(tmp_path / "one.json"), tokenizer, arguments)[0], mixed[k]
@@ -192,7 +195,9 @@ def test_lengths_suit_the_hosts_sampler(mixed, records):
     assert lengths[: len(records)] == mixed.base.modality_lengths
     assert mixed.lengths[: len(records)] == mixed.base.lengths
     assert all(type(n) is int and n > 5 for n in lengths[len(records) :])
-    assert all(long == short + 128 for long, short in zip(mixed.lengths[len(records) :], lengths[len(records) :], strict=True))
+    assert all(
+        long == short + 128 for long, short in zip(mixed.lengths[len(records) :], lengths[len(records) :], strict=True)
+    )
     assert sorted(get_modality_length_grouped_indices(lengths, 2, 2)) == list(range(len(mixed)))
 
 
@@ -284,7 +289,10 @@ def mpt_tokenizer():
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=1000, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=1000,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     bpe.train_from_iterator(demo_module("tiny_llava").corpus(), trainer)
     return transformers.PreTrainedTokenizerFast(
@@ -301,7 +309,7 @@ def test_mpt_is_refused_because_upstream_masks_all_its_single_turns(host, module
     arguments = data_args(version="mpt")
     upstream = host.LazySupervisedDataset(arguments.data_path, mpt_tokenizer, arguments)
     assert (upstream[0]["labels"] == -100).all()
-    with pytest.raises(SelfTestError, match="template 'mpt' .* masked every label"):
+    with pytest.raises(SelfTestError, match=r"template 'mpt' .* masked every label"):
         module_of(mpt_tokenizer, ssl_tasks=TASKS, ssl_ratio=1.0, version="mpt")
 
 
@@ -323,7 +331,7 @@ def test_labels_off_by_a_token_stop_the_run(module_of, host, monkeypatch):
         return result
 
     monkeypatch.setattr(host.LazySupervisedDataset, "__getitem__", shifted)
-    with pytest.raises(SelfTestError, match="the labels decode to .* instead of the answer"):
+    with pytest.raises(SelfTestError, match=r"the labels decode to .* instead of the answer"):
         module_of(ssl_tasks="rotation", ssl_ratio=1.0)
 
 
@@ -386,7 +394,10 @@ def test_argument_objects_can_be_pickled(attached, data_args):
     [
         ({"DataArguments": None}, "DataArguments: expected a dataclass, found None"),
         ({"make_supervised_data_module": None}, "make_supervised_data_module: expected a function"),
-        ({"make_supervised_data_module": lambda tok, args: {}}, r"expected the parameters \(tokenizer, data_args\), found \(tok, args\)"),
+        (
+            {"make_supervised_data_module": lambda tok, args: {}},
+            r"expected the parameters \(tokenizer, data_args\), found \(tok, args\)",
+        ),
         ({"train": lambda: None}, r"DataArguments: expected train\(\) to look it up"),
     ],
 )
@@ -396,7 +407,9 @@ def test_a_host_without_the_seams_is_refused_untouched(host, change, message):
     from vgift_plugin import attach
 
     fork = ModuleType("fork")
-    vars(fork).update({**{name: vars(host)[name] for name in ("DataArguments", "make_supervised_data_module", "train")}, **change})
+    vars(fork).update(
+        {**{name: vars(host)[name] for name in ("DataArguments", "make_supervised_data_module", "train")}, **change}
+    )
     before = dict(vars(fork))
     with pytest.raises(HostMismatchError, match=message):
         attach(fork)

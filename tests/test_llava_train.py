@@ -42,7 +42,11 @@ def test_one_process_through_an_unedited_script(tmp_path, train_flags):
     done = run({"ssl_tasks": TASKS, "ssl_ratio": 1.0}, script(tmp_path, command))
     assert done.returncode == 0, log_of(done)
     mix = json.loads((out / "vgift_mix.json").read_text())
-    assert {name: task["samples"] for name, task in mix["tasks"].items()} == {"rotation": 4, "color": 8, "correspondence": 4}
+    assert {name: task["samples"] for name, task in mix["tasks"].items()} == {
+        "rotation": 4,
+        "color": 8,
+        "correspondence": 4,
+    }
     assert (mix["base"]["samples"], mix["samples"], mix["images"]["count"]) == (16, 32, 5)
     assert mix["tasks"]["color"]["chance"] == 1 / 120
     assert mix["flags"]["ssl_tasks"] == TASKS
@@ -101,7 +105,11 @@ def test_two_processes_under_torchrun_see_what_one_sees(tmp_path, train_flags):
 
 def test_the_deepspeed_launcher_with_lora_on_two_processes(tmp_path, train_flags):
     out, zero2 = tmp_path / "out", tmp_path / "zero2.json"
-    batch = {"train_micro_batch_size_per_gpu": "auto", "train_batch_size": "auto", "gradient_accumulation_steps": "auto"}
+    batch = {
+        "train_micro_batch_size_per_gpu": "auto",
+        "train_batch_size": "auto",
+        "gradient_accumulation_steps": "auto",
+    }
     precision = {"fp16": {"enabled": "auto"}, "bf16": {"enabled": "auto"}}
     zero2.write_text(json.dumps({**batch, **precision, "zero_optimization": {"stage": 2}}))
     lora = {"lora_enable": True, "lora_r": 4, "lora_alpha": 8, "deepspeed": zero2}
@@ -221,11 +229,19 @@ def test_mistakes_in_the_scripts_own_flags_stop_it_before_the_model_is_loaded(tm
     flags = {**train_flags, "model_name_or_path": tmp_path / "absent", "ssl_tasks": "rotatoin", "ssl_ratio": 50}
     done = call([*VGIFT, "run", "--", sys.executable, TRAIN, *arguments(flags, output_dir=tmp_path / "out")])
     assert done.returncode == 1
-    assert "2 mistakes" in done.stderr and "did you mean 'rotation'?" in done.stderr and "50 percent is 0.5" in done.stderr
+    assert (
+        "2 mistakes" in done.stderr and "did you mean 'rotation'?" in done.stderr and "50 percent is 0.5" in done.stderr
+    )
 
 
 def test_a_script_that_sets_pythonpath_anew_is_found_out(tmp_path, train_flags):
-    command = ["env", "PYTHONPATH=.", sys.executable, TRAIN, *arguments(train_flags, output_dir=tmp_path / "out", max_steps=1)]
+    command = [
+        "env",
+        "PYTHONPATH=.",
+        sys.executable,
+        TRAIN,
+        *arguments(train_flags, output_dir=tmp_path / "out", max_steps=1),
+    ]
     done = run({"ssl_tasks": "rotation"}, command)
     assert done.returncode == 3
     assert "ended well WITHOUT self-supervised samples" in done.stderr and "PYTHONPATH=.:$PYTHONPATH" in done.stderr
@@ -235,7 +251,13 @@ def test_attach_in_ones_own_script(tmp_path, train_flags):
     own = tmp_path / "own.py"
     own.write_text("import vgift_plugin\nvgift_plugin.attach()\nfrom llava.train.train import train\ntrain()\n")
     out = tmp_path / "out"
-    done = call([sys.executable, own, *arguments(train_flags, output_dir=out, ssl_tasks="rotation", ssl_ratio=0.25, max_steps=1)])
+    done = call(
+        [
+            sys.executable,
+            own,
+            *arguments(train_flags, output_dir=out, ssl_tasks="rotation", ssl_ratio=0.25, max_steps=1),
+        ]
+    )
     assert done.returncode == 0, log_of(done)
     assert json.loads((out / "vgift_mix.json").read_text())["tasks"]["rotation"]["samples"] == 4
 
@@ -243,7 +265,13 @@ def test_attach_in_ones_own_script(tmp_path, train_flags):
 def test_doctor_finds_the_host_and_its_seams():
     done = call([*VGIFT, "doctor"])
     assert done.returncode == 0, log_of(done)
-    for part in ("llava-torch 1.2.2.post1", "llava.train.train.DataArguments", "make_supervised_data_module", "train.py", "ready"):
+    for part in (
+        "llava-torch 1.2.2.post1",
+        "llava.train.train.DataArguments",
+        "make_supervised_data_module",
+        "train.py",
+        "ready",
+    ):
         assert part in done.stdout
 
 
@@ -252,7 +280,10 @@ def test_doctor_without_the_host_says_what_still_works(monkeypatch):
 
     monkeypatch.setattr(doctor, "find_spec", lambda name: None)
     report, healthy = doctor.examine()
-    assert not healthy and "not importable: pip install -e PATH_TO_LLAVA here (preview and tasks work without it)" in report
+    assert (
+        not healthy
+        and "not importable: pip install -e PATH_TO_LLAVA here (preview and tasks work without it)" in report
+    )
 
 
 def test_doctor_warns_of_versions_that_break_llava(monkeypatch):

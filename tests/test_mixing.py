@@ -175,4 +175,3 @@ def test_a_hundred_million_base_records_are_arithmetic():
     assert len(data) == 110_000_000
     assert data[99_999_999] == 99_999_999
     assert data[109_999_999].sources == data[-1].sources
-

@@ -42,7 +42,9 @@ def test_the_sheet_is_a_picture(photos, tmp_path):
 def test_records_choose_the_images(photos, data_path, tmp_path):
     out = tmp_path / "x.html"
     glob = ["--ssl_images", "coffee*"]
-    done = preview("--ssl_tasks", "rotation", "--image_folder", photos, "--data_path", data_path, *glob, "-n", 2, "-o", out)
+    done = preview(
+        "--ssl_tasks", "rotation", "--image_folder", photos, "--data_path", data_path, *glob, "-n", 2, "-o", out
+    )
     assert done.returncode == 0, done.stderr
     assert set(re.findall(r"(\w+)\.jpg →", out.read_text())) == {"coffee"}
 

@@ -22,7 +22,9 @@ def blocks(language):
 def commands():
     """Returns the commands of the bash blocks, without comments, and those that stand in a sentence."""
     lines = [line.partition("#")[0].strip() for block in blocks("bash") for line in block.splitlines()]
-    lines += re.findall(r"`(bash [^`]*|vgift [a-z]+ [^`]*|pip [^`]*)`", re.sub(r"```.*?```", "", README, flags=re.DOTALL))
+    lines += re.findall(
+        r"`(bash [^`]*|vgift [a-z]+ [^`]*|pip [^`]*)`", re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    )
     return sorted({line for line in lines if line and "[" not in line})
 
 
@@ -39,13 +41,15 @@ def test_commands_run_as_written(command, tmp_path, photos, train_flags):
     script.parent.mkdir(parents=True)
     # Enough base records that even 5 % of them are samples of two tasks: the same ones, over and over.
     script.write_text(
-        f"{sys.executable} -c 'import json; r = json.load(open(\"{train_flags['data_path']}\")); "
-        f"json.dump(r * 4, open(\"base.json\", \"w\"))'\n"
+        f'{sys.executable} -c \'import json; r = json.load(open("{train_flags["data_path"]}")); '
+        f'json.dump(r * 4, open("base.json", "w"))\'\n'
         + shlex.join([sys.executable, str(TRAIN), *flags]).replace(str(train_flags["data_path"]), "base.json")
     )
     (tmp_path / "playground").mkdir()
     (tmp_path / "playground" / "data").symlink_to(photos)
-    done = call(["bash", "-c", f"cd {tmp_path} && {command}"], PATH=f"{ROOT / '.venv' / 'bin'}:{sys.prefix}/bin:/usr/bin:/bin")
+    done = call(
+        ["bash", "-c", f"cd {tmp_path} && {command}"], PATH=f"{ROOT / '.venv' / 'bin'}:{sys.prefix}/bin:/usr/bin:/bin"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

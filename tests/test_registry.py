@@ -76,7 +76,9 @@ def test_two_tasks_cannot_share_a_name():
         name: ClassVar[str] = "rotation"
         wordings: ClassVar[tuple[str, ...]] = ("?",)
 
-    with pytest.raises(ConfigError, match=r"two tasks are called 'rotation': vgift_plugin\.tasks\.rotation\.Rotation and"):
+    with pytest.raises(
+        ConfigError, match=r"two tasks are called 'rotation': vgift_plugin\.tasks\.rotation\.Rotation and"
+    ):
         register(Other)
     assert register(get_task("rotation")) is get_task("rotation")
 

@@ -43,4 +43,6 @@ def test_the_square_knob_hides_the_parity(angle):
 
 def test_score_never_matches_inside_a_number():
     task, _, params = drawn(0)
-    assert [task.score(reply, params) for reply in ("0", "0.", "90", "180", "270", "00", "0 degrees")] == [1, 1] + [0] * 5
+    assert [task.score(reply, params) for reply in ("0", "0.", "90", "180", "270", "00", "0 degrees")] == [1, 1] + [
+        0
+    ] * 5

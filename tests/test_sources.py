@@ -32,7 +32,8 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
 
 
 @pytest.mark.parametrize(
-    ("mode", "suffix"), [("CMYK", "jpg"), ("L", "jpg"), ("P", "png"), ("P", "gif"), ("RGBA", "png"), ("LA", "png"), ("1", "png")]
+    ("mode", "suffix"),
+    [("CMYK", "jpg"), ("L", "jpg"), ("P", "png"), ("P", "gif"), ("RGBA", "png"), ("LA", "png"), ("1", "png")],
 )
 def test_other_modes_become_rgb_as_in_the_host(tmp_path, mode, suffix):
     path = tmp_path / f"x.{suffix}"
@@ -114,7 +115,11 @@ def tree(tmp_path):
 
 def test_a_folder_is_searched_recursively_in_a_fixed_order(tree):
     source = from_folder(str(tree))
-    assert [os.path.relpath(source.path(k), tree) for k in range(len(source))] == ["coco/a.jpg", "coco/deep/b.JPEG", "vg/ç.png"]
+    assert [os.path.relpath(source.path(k), tree) for k in range(len(source))] == [
+        "coco/a.jpg",
+        "coco/deep/b.JPEG",
+        "vg/ç.png",
+    ]
     assert source.open(2).size == (40, 30)
 
 

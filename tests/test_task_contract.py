@@ -15,7 +15,19 @@ from vgift_plugin import UnsuitableImage, generator, get_task, task_names
 from vgift_plugin.drawing import test_card as card
 
 # What LLaVA's templates split on, or turn into special tokens; none may stand in our words.
-MARKERS = ["<image>", "USER:", "ASSISTANT:", "Human:", "Assistant:", "###", "</s>", "<s>", "[INST]", "[/INST]", "<<SYS>>"]
+MARKERS = [
+    "<image>",
+    "USER:",
+    "ASSISTANT:",
+    "Human:",
+    "Assistant:",
+    "###",
+    "</s>",
+    "<s>",
+    "[INST]",
+    "[/INST]",
+    "<<SYS>>",
+]
 MARKERS += ["<|im_start|>", "<|im_end|>", "<unk>", "<|", "<im_"]
 TASKS = task_names()
 sizes = st.tuples(st.integers(1, 900), st.integers(1, 900))

@@ -24,8 +24,8 @@ def is_rank_zero() -> bool:
 class MixCallback(TrainerCallback):
     """Keeps a `MixedDataset` in step with the trainer.
 
-    The epoch is counted from the optimizer steps done at the start and from the epochs begun since. `state.epoch` cannot
-    be trusted (with 10 batches accumulated by 4 it says 0.8 where the second epoch begins), nor can `set_epoch`, which
+    The epoch is counted from the optimizer steps done at the start and the epochs begun since. `state.epoch` cannot be
+    trusted (with 10 batches accumulated by 4 it says 0.8 where the second epoch begins), nor can `set_epoch`, which
     accelerate calls with 0 after a resume in the middle of an epoch, if it calls it at all.
 
     Args:

@@ -70,8 +70,8 @@ def _parser() -> argparse.ArgumentParser:
         _run,
         "run an unedited training command with self-supervised samples mixed in",
         "example:\n  vgift run --ssl_tasks rotation,color --ssl_ratio 0.05 -- bash scripts/v1_5/finetune.sh\n\n"
-        "A flag in the training script itself wins over the same flag here. Exit status: the command's own; 3 where it\n"
-        "ended well without ever meeting the plugin.",
+        "A flag in the training script itself wins over the same flag here. Exit status: the command's own; 3 where\n"
+        "it ended well without ever meeting the plugin.",
     )
     add_flags(sub)
 

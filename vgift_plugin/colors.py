@@ -53,7 +53,7 @@ def nearest_names(rgb: np.ndarray) -> list[str]:
 def colorfulness(rgb: np.ndarray) -> float:
     """Returns the colourfulness M of an image of shape (h, w, 3), 0 to 255 (Hasler and Süsstrunk 2003, section 7).
 
-    0 for greyscale; 15 is the paper's "slightly", 33 its "moderately colorful". A sepia print, one hue all over, is low.
+    0 for greyscale; 15 is the paper's "slightly", 33 its "moderately colorful". A sepia print is low.
     """
     red, green, blue = np.moveaxis(np.asarray(rgb, np.float64), -1, 0)
     rg, yb = red - green, (red + green) / 2 - blue

@@ -25,7 +25,8 @@ class Flags:
     """What a user writes. The host's argument dataclass gets the same fields, with the same defaults and help."""
 
     ssl_tasks: Optional[str] = _flag(
-        None, "self-supervised tasks to mix in, with weights: rotation,color:2,correspondence; without it nothing happens"
+        None,
+        "self-supervised tasks to mix in, with weights: rotation,color:2,correspondence; without it nothing happens",
     )
     ssl_ratio: float = _flag(
         0.1, "samples added per base sample, 0 to 1: the paper's rho/100, 0.1 for LLaVA-1.5, 0.03 for OneVision"
@@ -35,7 +36,9 @@ class Flags:
         None, "folder, searched recursively, whose images the samples are made of; by default the base records' images"
     )
     ssl_images: Optional[str] = _flag(None, "glob that an image's path must match, such as 'coco/train2017/*'")
-    ssl_config: Optional[str] = _flag(None, "YAML or JSON file with the tasks' knobs, such as {rotation: {square: true}}")
+    ssl_config: Optional[str] = _flag(
+        None, "YAML or JSON file with the tasks' knobs, such as {rotation: {square: true}}"
+    )
 
     @classmethod
     def of(cls, source: Any) -> Flags:
@@ -154,7 +157,7 @@ def _configured(kind: type[Task], values: dict, mistakes: list[str]) -> Task:
 
 
 def _fits(value: Any, default: Any) -> bool:
-    """Tells whether a value from a file can stand where `default` stands: same type, an int for a float, null or int."""
+    """Tells whether a value from a file can stand where `default` stands: same type, or int for float, or null."""
     if default is None:
         return value is None or type(value) is int
     if isinstance(default, float):

@@ -65,7 +65,7 @@ class Marker:
 
 
 def side_by_side(left: Image.Image, right: Image.Image, gap_px: int) -> Image.Image:
-    """Returns both images on one white canvas, top-aligned, `gap_px` apart; the right one starts at left.width + gap."""
+    """Returns both images on one white canvas, top-aligned; the right one starts at left.width + gap_px."""
     canvas = Image.new("RGB", (left.width + gap_px + right.width, max(left.height, right.height)), "white")
     canvas.paste(left, (0, 0))
     canvas.paste(right, (left.width + gap_px, 0))
@@ -79,7 +79,7 @@ def looks_flat(image: Image.Image, least: float) -> bool:
 
 
 def test_card(wh: tuple[int, int] = (640, 480)) -> Image.Image:
-    """Returns a colourful picture with a clear top, drawn here, on which every task can be shown without a photograph."""
+    """Returns a drawn, colourful picture with a clear top, on which every task can be shown without a photograph."""
     width, height = wh
     image = Image.new("RGB", wh)
     draw = ImageDraw.Draw(image)

@@ -46,14 +46,14 @@ _originals: dict[ModuleType, dict[str, Any]] = {}
 
 def attach(
     module: ModuleType | None = None,
-    defaults: Flags | dict | None = None,
+    defaults: dict[str, Any] | None = None,
     notify: Callable[[str], None] = lambda event: None,
 ) -> None:
     """Lets LLaVA's training code parse the `--ssl_*` flags and mix in what they ask for. Attaching twice is harmless.
 
     Args:
         module: the training module; `llava.train.train` by default.
-        defaults: values of the flags where the command line has none.
+        defaults: {flag: value} for flags that the command line does not have.
         notify: told `attached`, and `mixed` or `plain` once the data module was made with or without samples.
 
     Raises:
@@ -64,10 +64,10 @@ def attach(
         return
     check(module)
     show_log()
-    defaults = defaults if isinstance(defaults, Flags) else Flags.of(defaults or {})
+    given = defaults or {}
     _originals[module] = {name: getattr(module, name) for name in (ARGUMENTS, MAKE)}
-    setattr(module, ARGUMENTS, _with_flags(getattr(module, ARGUMENTS), defaults))
-    setattr(module, MAKE, _with_samples(module, getattr(module, MAKE), defaults, notify))
+    setattr(module, ARGUMENTS, _with_flags(getattr(module, ARGUMENTS), Flags.of(given)))
+    setattr(module, MAKE, _with_samples(module, getattr(module, MAKE), given, notify))
     notify("attached")
 
 
@@ -93,7 +93,9 @@ def check(module: ModuleType) -> None:
     if not callable(make):
         problems.append(f"{MAKE}: expected a function of ({', '.join(MAKE_PARAMETERS)}), found {make!r}")
     elif not set(MAKE_PARAMETERS) <= set(inspect.signature(make).parameters):
-        problems.append(f"{MAKE}: expected the parameters ({', '.join(MAKE_PARAMETERS)}), found {inspect.signature(make)}")
+        problems.append(
+            f"{MAKE}: expected the parameters ({', '.join(MAKE_PARAMETERS)}), found {inspect.signature(make)}"
+        )
     train = getattr(module, "train", None)
     if inspect.isfunction(train):  # absent while the module is still being executed
         unused = [name for name in (ARGUMENTS, MAKE) if name not in train.__code__.co_names]
@@ -113,7 +115,7 @@ def check(module: ModuleType) -> None:
 
 
 def show_log() -> None:
-    """Makes this package's messages visible on stderr: all on rank 0, warnings elsewhere. LLaVA configures no logging."""
+    """Makes this package's messages visible on stderr, all on rank 0, warnings elsewhere: LLaVA sets up no logging."""
     from .callbacks import is_rank_zero
 
     package = logging.getLogger(__package__)
@@ -126,7 +128,7 @@ def show_log() -> None:
 
 
 def _with_flags(base: type, defaults: Flags) -> type:
-    """Returns a subclass of the host's argument dataclass with the flags, which checks them as soon as they are parsed."""
+    """Returns a subclass of the host's argument dataclass with the flags, which checks them as they are parsed."""
 
     def __post_init__(self):
         if hasattr(base, "__post_init__"):
@@ -141,7 +143,7 @@ def _with_flags(base: type, defaults: Flags) -> type:
     return make_dataclass(base.__name__, added, bases=(base,), namespace=inherited)
 
 
-def _with_samples(module: ModuleType, original: Callable, defaults: Flags, notify: Callable) -> Callable:
+def _with_samples(module: ModuleType, original: Callable, given: dict[str, Any], notify: Callable) -> Callable:
     """Returns the host's function with its training set replaced by a mixture where the flags ask for one."""
     signature = inspect.signature(original)
 
@@ -150,10 +152,10 @@ def _with_samples(module: ModuleType, original: Callable, defaults: Flags, notif
         arguments = signature.bind(*args, **kwargs).arguments
         data_module = original(*args, **kwargs)
         flags = Flags.of(arguments["data_args"])
-        for name, default in defaults.as_dict().items():
-            chosen = getattr(flags, name)
-            if chosen != default and default != getattr(Flags, name):
-                logger.info("--%s: the training script's own %s wins over %s from vgift run", name, chosen, default)
+        for name, value in given.items():
+            if getattr(flags, name) != value:
+                own = getattr(flags, name)
+                logger.info("--%s: the training script's own %s wins over %s from vgift run", name, own, value)
         asks = flags.resolve()
         if asks and flags.ssl_ratio > 0:
             data_module = _mixed(module, data_module, flags, asks, arguments["tokenizer"], arguments["data_args"])
@@ -215,7 +217,7 @@ def _mixed(module: ModuleType, data_module: dict, flags: Flags, asks: tuple, tok
 
 
 class OneRecordView:
-    """Speaks LLaVA: a sample goes through the host's own `__getitem__`, as the only record of a shallow copy of its dataset.
+    """Speaks LLaVA: a sample goes through the host's own `__getitem__`, as the only record of a copy of its dataset.
 
     So padding, anyres, chat template, tokenizer and extra keys are the host's, on upstream LLaVA and on its forks.
 

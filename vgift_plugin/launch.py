@@ -1,4 +1,4 @@
-"""`vgift run`: any unedited command, with the plugin attached to whatever Python in it imports LLaVA's training code."""
+"""`vgift run`: any unedited command, with the plugin attached to whatever Python below it imports LLaVA's training."""
 
 from __future__ import annotations
 
@@ -84,9 +84,9 @@ def run(command: list[str], flags: dict) -> int:
         )
         raise HookError(
             f"`{' '.join(command)}` ended well WITHOUT self-supervised samples: {reached}.\n"
-            "Common causes: the script sets PYTHONPATH anew (append instead: PYTHONPATH=.:$PYTHONPATH), Python runs with "
-            "-E, -I or -S, training happens in a copy of train.py under another name (call vgift_plugin.attach() there), "
-            "or on other machines only, which got neither PYTHONPATH nor " + VARIABLE + "."
+            "Common causes: the script sets PYTHONPATH anew (append instead: PYTHONPATH=.:$PYTHONPATH), Python runs "
+            "with -E, -I or -S, training happens in a copy of train.py under another name (call vgift_plugin.attach() "
+            "there), or on other machines only, which got neither PYTHONPATH nor " + VARIABLE + "."
         )
     return status if status >= 0 else 128 - status
 
@@ -150,10 +150,11 @@ def refuse_main(main: ModuleType) -> None:
     Raises:
         HookError: saying what to run instead.
     """
-    path = Path(getattr(main, "__file__", None) or "")
+    path = Path(getattr(main, "__file__", None) or "").resolve()
     if path.parts[-3:] == ("llava", "train", "train.py"):
         raise HookError(
-            f"{path} runs as the main program, where vgift run cannot reach it, and would train WITHOUT self-supervised "
-            "samples. Start llava/train/train_mem.py or llava/train/train_xformers.py instead (as LLaVA's own scripts "
-            'do), or: python -c "from llava.train.train import train; train()" with the same arguments.'
+            f"{path} runs as the main program, where vgift run cannot reach it, and would train WITHOUT "
+            "self-supervised samples. Start llava/train/train_mem.py or llava/train/train_xformers.py instead, as "
+            "LLaVA's own scripts do, or, with the same arguments: "
+            'python -c "from llava.train.train import train; train()"'
         )

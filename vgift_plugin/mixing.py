@@ -110,10 +110,9 @@ class Tally:
     """
 
     def __init__(self):
-        if hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd"):
-            fd = os.memfd_create("vgift-redraws")
-            self._path = f"/proc/{os.getpid()}/fd/{fd}"
-        else:
+        fd = os.memfd_create("vgift-redraws") if hasattr(os, "memfd_create") else -1
+        self._path = f"/proc/{os.getpid()}/fd/{fd}"
+        if not os.access(self._path, os.W_OK):
             fd, self._path = tempfile.mkstemp(prefix="vgift-redraws-")
             weakref.finalize(self, os.unlink, self._path)
         weakref.finalize(self, os.close, fd)

@@ -12,7 +12,6 @@ from dataclasses import fields
 from html import escape
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageDraw
 
 from .config import Flags

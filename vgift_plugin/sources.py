@@ -124,7 +124,9 @@ def from_folder(folder: str, pattern: str | None = None) -> ImageSource:
     names.sort()
     kept = names if pattern is None else [name for name in names if fnmatch.fnmatchcase(name, pattern)]
     if not kept:
-        raise ConfigError(f"none of the {len(names):,} images of {folder} matches {pattern!r}; the first is {names[0]!r}")
+        raise ConfigError(
+            f"none of the {len(names):,} images of {folder} matches {pattern!r}; the first is {names[0]!r}"
+        )
     return ImageSource(folder, len(kept), PackedPaths(folder, kept))
 
 
@@ -150,7 +152,9 @@ def from_records(records: Sequence[dict], folder: str, pattern: str | None = Non
         if pattern is None or fnmatch.fnmatchcase(name, pattern):
             positions.append(position)
     if not seen:
-        raise ConfigError("no record of the base set has an image to make samples of; name a folder: --ssl_image_folder")
+        raise ConfigError(
+            "no record of the base set has an image to make samples of; name a folder: --ssl_image_folder"
+        )
     if not positions:
         raise ConfigError(f"none of the base set's {len(seen):,} images matches {pattern!r}; the first is {example!r}")
     source = RecordPaths(records, folder, np.array(positions, np.int64))

@@ -28,7 +28,9 @@ def scene(rng: np.random.Generator) -> tuple[Image.Image, int]:
 
     def color(low=0.35, high=0.95, saturation=(0.3, 1.0), hue=None):
         h = rng.random() if hue is None else rng.uniform(*hue)
-        return tuple(round(255 * c) for c in colorsys.hsv_to_rgb(h % 1, rng.uniform(*saturation), rng.uniform(low, high)))
+        return tuple(
+            round(255 * c) for c in colorsys.hsv_to_rgb(h % 1, rng.uniform(*saturation), rng.uniform(low, high))
+        )
 
     image = Image.new("RGB", (side, side))
     draw = ImageDraw.Draw(image)
@@ -45,7 +47,11 @@ def scene(rng: np.random.Generator) -> tuple[Image.Image, int]:
         width, height = rng.uniform(26, 60), rng.uniform(24, 64)
         x, base = rng.uniform(0, side - width), horizon + rng.uniform(2, (side - horizon) * 0.6)
         draw.rectangle((x, base - height, x + width, base), fill=color())
-        roof = [(x - 4, base - height), (x + width / 2, base - height - rng.uniform(14, 34)), (x + width + 4, base - height)]
+        roof = [
+            (x - 4, base - height),
+            (x + width / 2, base - height - rng.uniform(14, 34)),
+            (x + width + 4, base - height),
+        ]
         draw.polygon(roof, fill=color(0.2, 0.8))
         draw.rectangle((x + width * 0.4, base - height * 0.45, x + width * 0.6, base), fill=color(0.1, 0.5))
     for _ in range(rng.integers(0, 5)):  # trees
@@ -83,7 +89,9 @@ def make(folder: Path, scenes: int, views: int, held_out_scenes: int, held_out_v
             image, houses = scene(rng) if drawn else (view(rng, photos[k % len(photos)]), 0)
             image.save(folder / "images" / name, quality=92)
             if part == "train":
-                asked = [("What does this picture show? Answer briefly.", "A drawn scene." if drawn else "A photograph.")]
+                asked = [
+                    ("What does this picture show? Answer briefly.", "A drawn scene." if drawn else "A photograph.")
+                ]
                 asked += [("How many houses are there?", str(houses))] * drawn
                 question, answer = asked[k % len(asked)]
                 records.append({"id": str(k), "image": name, "conversations": turn(f"<image>\n{question}", answer)})

@@ -14,8 +14,14 @@ from pathlib import Path
 
 import sentencepiece
 import torch
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
-from transformers import LlamaTokenizer
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaTokenizer,
+)
 
 from vgift_plugin import get_task, task_names
 from vgift_plugin.colors import xkcd
@@ -26,8 +32,8 @@ def corpus() -> list[str]:
     lines = [wording for name in task_names() for wording in get_task(name).wordings]
     lines += xkcd()[0]
     lines += [
-        "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
-        "and polite answers to the user's questions. USER: ASSISTANT:",
+        "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
+        "detailed, and polite answers to the user's questions. USER: ASSISTANT:",
         "What does this picture show? Answer briefly. A drawn scene. A photograph.",
         "Is this a photograph or a drawing? How many houses are there? What is two plus three?",
         "### Human: ### Assistant: [INST] <<SYS>> <</SYS>> [/INST]",

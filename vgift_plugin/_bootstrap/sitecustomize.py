@@ -54,13 +54,16 @@ class Guard:
 def hook():
     """Registers the post-import hooks."""
     try:
-        import vgift_plugin  # noqa: F401
         from wrapt import register_post_import_hook
+
+        import vgift_plugin  # noqa: F401
     except ImportError as err:
         sys.meta_path.insert(0, Guard(err))
         return
     register_post_import_hook(attach, "llava.train.train")
-    register_post_import_hook(refuse_main, "llava.train.llava_trainer")  # train.py imports it, under whatever name it runs
+    register_post_import_hook(
+        refuse_main, "llava.train.llava_trainer"
+    )  # train.py imports it, under whatever name it runs
 
 
 hook()

@@ -51,7 +51,9 @@ class Color(Task):
     size_px: int = knob(512, "longest side of the painted image, in pixels")
     margin_px: int = knob(20, "least distance of a point from the border, in pixels")
     min_distance: float = knob(40.0, "least distance between two of the colours (Euclidean, RGB 0 to 255)")
-    min_colorfulness: float = knob(15.0, "photographs below this colourfulness (Hasler and Süsstrunk 2003) are near-grey")
+    min_colorfulness: float = knob(
+        15.0, "photographs below this colourfulness (Hasler and Süsstrunk 2003) are near-grey"
+    )
     min_side_px: int = knob(64, "photographs with a shorter side than this are passed over")
 
     def __post_init__(self):
@@ -59,7 +61,9 @@ class Color(Task):
         if not 2 <= self.points <= 9:
             raise ValueError(f"points must be 2 to 9, not {self.points}")
         if self.margin_px < PATCH_PX // 2:
-            raise ValueError(f"margin_px must be at least {PATCH_PX // 2}, so that the patch is inside; not {self.margin_px}")
+            raise ValueError(
+                f"margin_px must be at least {PATCH_PX // 2}, so that the patch is inside; not {self.margin_px}"
+            )
         if self.size_px < 4 * self.margin_px + 64:
             raise ValueError(f"size_px must be at least 4 × margin_px + 64, not {self.size_px}")
 
@@ -69,7 +73,7 @@ class Color(Task):
         return photo.resize(wh, Image.Resampling.BILINEAR)
 
     def draw(self, rng: np.random.Generator, images: list[Image.Image]) -> Params:
-        """Chooses points (pixels of the painted image), their colours, and the order in which the colours are listed."""
+        """Chooses points (pixels of the painted image), their colours, and the order in which these are listed."""
         (photo,) = images
         if min(photo.size) < self.min_side_px:
             raise UnsuitableImage("too small")
@@ -131,7 +135,9 @@ class Color(Task):
     def response(self, params: Params) -> str:
         """Returns every letter with its colour's number: `A-3, B-1, C-5, D-2, E-4`."""
         order = params["order"]
-        return ", ".join(f"{letter}-{order.index(k) + 1}" for k, letter in zip(range(len(order)), string.ascii_uppercase))
+        return ", ".join(
+            f"{letter}-{order.index(k) + 1}" for k, letter in enumerate(string.ascii_uppercase[: len(order)])
+        )
 
     def score(self, reply: str, params: Params) -> float:
         """Returns the share of letters that have their right number: 1 for all, 0 for a reply of another form."""

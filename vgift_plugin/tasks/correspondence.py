@@ -1,7 +1,7 @@
 """Point correspondence: where is the marked point of one view in the other view?
 
-V-GIFT (arXiv 2604.12966), section 3.2, asks it for pairs of different photographs, matched by DINOv2 features. Here both
-views come from one photograph under known warps, so the true match is exact and no label, mask or model is needed.
+V-GIFT (arXiv 2604.12966), section 3.2, asks it for pairs of different photographs, matched by DINOv2 features. Here
+both views come from one photograph under known warps, so the true match is exact and no label, mask or model is needed.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Correspondence(Task):
         }
 
     def _quad(self, rng: np.random.Generator, wh: tuple[int, int]) -> np.ndarray:
-        """Returns four corners, in whole pixels of the photograph, of a square cut-out with its corners moved inwards."""
+        """Returns four corners, in whole pixels of the photograph, of a square whose corners moved inwards."""
         side = rng.uniform(self.min_scale, 1.0) * min(wh)
         left, top = rng.uniform(0, wh[0] - side), rng.uniform(0, wh[1] - side)
         inwards = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]]) * rng.uniform(0, self.max_perspective, (4, 2)) * side
