@@ -5,7 +5,7 @@ source "$(dirname "$0")/env.sh"
 
 SECONDS=0
 out=demo_out
-tasks=rotation:8,color,correspondence
+tasks=rotation:18,color,correspondence
 knobs=scripts/demo/knobs.yaml
 rm -rf "$out"
 mkdir "$out"

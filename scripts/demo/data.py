@@ -104,8 +104,8 @@ def make(folder: Path, scenes: int, views: int, held_out_scenes: int, held_out_v
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--scenes", type=int, default=1200)
-    parser.add_argument("--views", type=int, default=800)
-    parser.add_argument("--held_out_scenes", type=int, default=850)
-    parser.add_argument("--held_out_views", type=int, default=150)
+    parser.add_argument("--scenes", type=int, default=1400)
+    parser.add_argument("--views", type=int, default=600)
+    parser.add_argument("--held_out_scenes", type=int, default=900)
+    parser.add_argument("--held_out_views", type=int, default=100)
     make(**vars(parser.parse_args()))

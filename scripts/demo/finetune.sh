@@ -17,7 +17,7 @@ python scripts/demo/train_cpu.py \
     --bf16 False \
     --use_cpu True \
     --output_dir ./demo_out/checkpoint \
-    --num_train_epochs 6 \
+    --num_train_epochs 5 \
     --per_device_train_batch_size 32 \
     --gradient_accumulation_steps 1 \
     --evaluation_strategy "no" \
