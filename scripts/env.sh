@@ -8,7 +8,7 @@ if [ "$(cat .venv/stamp 2>/dev/null)" != "$stamp" ]; then
     for candidate in "${PYTHON:-}" python3.11 python3.12 python3.10 python3; do
         if [ -n "$candidate" ] && "$candidate" -c \
             'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
-            python="$candidate"
+            python="$("$candidate" -c 'import sys; print(sys._base_executable)')" # not that of a .venv about to go
             break
         fi
     done

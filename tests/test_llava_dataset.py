@@ -321,6 +321,11 @@ def test_a_template_that_masks_everything_stops_the_run(module_of, mpt_tokenizer
         assert part in str(caught.value)
 
 
+def test_projector_pretraining_is_refused_because_it_drops_the_question(module_of):
+    with pytest.raises(SelfTestError, match=r"template 'plain' .* leaves the instruction out"):
+        module_of(ssl_tasks="rotation", ssl_ratio=1.0, version="plain")
+
+
 def test_labels_off_by_a_token_stop_the_run(module_of, host, monkeypatch):
     item = host.LazySupervisedDataset.__getitem__
 

@@ -275,7 +275,7 @@ def sweep(folder: str | None = MEMORY, older_than_s: float = 3600) -> None:
 
 
 def self_test(stream: Stream, view: OneRecordView, tokenizer: Any, conversation: Any) -> None:
-    """Sends a few samples through the host and checks that their unmasked labels decode to the answer.
+    """Sends a few samples through the host: the unmasked labels must decode to the answer, the rest hold the question.
 
     LLaVA masks every label of a sample whose tokenisation surprises it, prints a line, and trains on nothing.
 
@@ -307,6 +307,13 @@ def self_test(stream: Stream, view: OneRecordView, tokenizer: Any, conversation:
             raise SelfTestError(
                 f"{who}: the labels decode to {text!r} instead of the answer {sample.response!r}. "
                 "The template does not fit the tokenizer; choose another --version, or the tokenizer it was made for."
+            )
+        ids = [token for token in item["input_ids"].tolist() if token >= 0]  # the image's place is a negative number
+        seen = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        if "".join(sample.instruction.split()) not in "".join(seen.split()):
+            raise SelfTestError(
+                f"{who}: the template leaves the instruction out, so an answer would be trained without its question. "
+                "Projector pre-training (--version plain) has no place for these samples; mix them in when fine-tuning."
             )
         if len(labels) > tokenizer.model_max_length:
             raise SelfTestError(
