@@ -55,7 +55,7 @@ def test_commands_run_as_written(command, tmp_path, photos, train_flags):
 
 def test_the_example_task_works_as_written(tmp_path, photos):
     (code,), (entry,) = blocks("python"), blocks("toml")
-    site = install(tmp_path, "mirror_task", code, entry.splitlines()[1])
+    site = install(tmp_path, "mirror_task", code, entry.splitlines()[1].replace('"', ""))
     out = tmp_path / "x.png"
     flags = ["--ssl_tasks", "mirror", "--image_folder", photos, "-n", "2", "-o", out]
     done = call([sys.executable, "-m", "vgift_plugin.cli", "preview", *flags], PYTHONPATH=site)

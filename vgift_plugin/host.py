@@ -183,9 +183,8 @@ def _mixed(module: ModuleType, data_module: dict, flags: Flags, asks: tuple, tok
         if count
     ]
     view = OneRecordView(base)
-    conversation = module.conversation_lib.default_conversation
     for stream, _ in parts:
-        self_test(stream, view, tokenizer, conversation)
+        self_test(stream, view, tokenizer, module.conversation_lib)
     lengths: dict[str, list[int]] = {"lengths": [], "modality_lengths": []}
     for stream, _ in parts:
         first = stream(0, 0)
@@ -274,7 +273,7 @@ def sweep(folder: str | None = MEMORY, older_than_s: float = 3600) -> None:
                 path.unlink()
 
 
-def self_test(stream: Stream, view: OneRecordView, tokenizer: Any, conversation: Any) -> None:
+def self_test(stream: Stream, view: OneRecordView, tokenizer: Any, conversation_lib: Any) -> None:
     """Sends a few samples through the host: the unmasked labels must decode to the answer, the rest hold the question.
 
     LLaVA masks every label of a sample whose tokenisation surprises it, prints a line, and trains on nothing.
@@ -283,13 +282,15 @@ def self_test(stream: Stream, view: OneRecordView, tokenizer: Any, conversation:
         stream: the task's samples.
         view: the host.
         tokenizer: the run's tokenizer.
-        conversation: the run's chat template (`llava.conversation.default_conversation`).
+        conversation_lib: the host's `llava.conversation`, which holds the run's chat template.
 
     Raises:
         SelfTestError: naming task, template and tokenizer, and what was found.
     """
+    conversation = conversation_lib.default_conversation
+    names = [name for name, template in conversation_lib.conv_templates.items() if template is conversation]
     who = (
-        f"task {stream.task.name} with template {conversation.version!r} and tokenizer "
+        f"task {stream.task.name} with template {(names or [conversation.version])[0]!r} and tokenizer "
         f"{type(tokenizer).__name__} ({getattr(tokenizer, 'name_or_path', '?')})"
     )
     for j in range(SELF_TEST_SAMPLES):

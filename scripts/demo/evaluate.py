@@ -21,7 +21,7 @@ from llava import conversation
 from llava.model import LlavaLlamaForCausalLM
 from PIL import Image
 from tqdm import tqdm
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, logging
 
 from vgift_plugin.config import Flags
 from vgift_plugin.host import IGNORE_INDEX, OneRecordView
@@ -38,6 +38,7 @@ class Model:
     """A checkpoint with the host's tokenizer, image processor and chat template."""
 
     def __init__(self, model_path: str, llm: str):
+        logging.set_verbosity_error()  # the checkpoint holds the tower's weights too; they are loaded just below
         self.model = LlavaLlamaForCausalLM.from_pretrained(model_path).eval()
         tower = self.model.get_vision_tower()
         tower.load_model()
