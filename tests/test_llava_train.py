@@ -168,7 +168,7 @@ def test_an_interrupted_run_resumes_with_the_very_same_samples(tmp_path, train_f
     assert torn == [*whole[:13], *whole[12:]]  # the step that saw the stop is taken again
 
 
-def test_two_ranks_resume_with_the_very_same_samples(tmp_path, train_flags):
+def test_two_ranks_see_what_one_sees_and_resume_with_the_very_same_samples(tmp_path, train_flags):
     flags = {**train_flags, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 1}
     torchrun = [*TORCHRUN, "29613"]
     done, whole = recorded(tmp_path, "whole", flags, torchrun)
@@ -176,6 +176,10 @@ def test_two_ranks_resume_with_the_very_same_samples(tmp_path, train_flags):
     recorded(tmp_path, "torn", flags, torchrun, STOP_AFTER=6)
     resumed, torn = recorded(tmp_path, "torn", flags, torchrun)
     assert resumed.returncode == 0, log_of(resumed)
+    _, (alone,) = recorded(tmp_path, "alone", {**flags, "save_strategy": "no"})
+    for epoch in range(2):
+        both = [step for rank in whole for step in rank[4 * epoch : 4 * epoch + 4]]
+        assert pictures(both) == pictures(alone[8 * epoch : 8 * epoch + 8])
     for rank in range(2):
         assert len(whole[rank]) == 8
         assert torn[rank] == [*whole[rank][:7], *whole[rank][6:]]
