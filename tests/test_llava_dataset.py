@@ -165,7 +165,7 @@ def test_a_sample_in_memory_equals_the_same_sample_on_disk(mixed, host, tokenize
 def test_no_file_is_left_in_memory_or_on_disk(mixed, records, tmp_path, monkeypatch):
     from pathlib import Path
 
-    from vgift_plugin import host as ours
+    from vgift_plugin.host import view as ours
 
     monkeypatch.setattr(ours, "MEMORY", str(tmp_path))
     for k in range(len(records), len(mixed)):
@@ -176,7 +176,7 @@ def test_no_file_is_left_in_memory_or_on_disk(mixed, records, tmp_path, monkeypa
 def test_leftovers_of_killed_workers_are_swept(tmp_path):
     import os
 
-    from vgift_plugin.host import SAMPLE_PREFIX, sweep
+    from vgift_plugin.host.view import SAMPLE_PREFIX, sweep
 
     old, new, other = (tmp_path / name for name in (f"{SAMPLE_PREFIX}a.ppm", f"{SAMPLE_PREFIX}b.ppm", "other.ppm"))
     for path in (old, new, other):
@@ -270,7 +270,7 @@ def test_it_collates_with_the_hosts_samples(mixed, host, tokenizer):
 @pytest.mark.parametrize("version", ["v1", "vicuna_v1", "v0", "llava_llama_2", "llama_2"])
 def test_the_labels_decode_to_the_answer(module_of, host, tokenizer, version):
     data = module_of(ssl_tasks=TASKS, ssl_ratio=1.0, version=version)["train_dataset"]
-    from vgift_plugin.host import without_template
+    from vgift_plugin.host.self_test import without_template
 
     for k in range(len(data.base), len(data)):
         stream, j = data.plan(k)

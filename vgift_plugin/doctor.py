@@ -59,7 +59,7 @@ def _host() -> tuple[list[str], bool]:
     offered = packages_distributions().get("llava", [])
     known = ", ".join(f"{name} {_version(name)}" for name in offered) or "no distribution: a checkout on the path"
     lines = [f"llava         {known}  {next(iter(spec.submodule_search_locations or []), spec.origin)}"]
-    from .host import ARGUMENTS, HOST, MAKE, check
+    from .host.hook import ARGUMENTS, HOST, MAKE, check
 
     try:
         module = importlib.import_module(HOST)

@@ -24,7 +24,8 @@ from tqdm import tqdm
 from transformers import AutoTokenizer, logging
 
 from vgift_plugin.config import Flags
-from vgift_plugin.host import IGNORE_INDEX, OneRecordView
+from vgift_plugin.host.self_test import IGNORE_INDEX
+from vgift_plugin.host.view import OneRecordView
 from vgift_plugin.mixing import Stream
 from vgift_plugin.sources import from_folder
 from vgift_plugin.task import Sample, Task

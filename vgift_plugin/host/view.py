@@ -1,0 +1,77 @@
+"""The one-record view: how a sample goes through the host's own preprocessing."""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..task import Sample
+
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # None is the system's folder of temporary files
+SAMPLE_PREFIX = "vgift-sample-"
+
+
+class OneRecordView:
+    """Speaks LLaVA: a sample goes through the host's own `__getitem__`, as the only record of a copy of its dataset.
+
+    So padding, anyres, chat template, tokenizer and extra keys are the host's, on upstream LLaVA and on its forks.
+
+    Args:
+        base: the host's dataset; it is not changed.
+    """
+
+    def __init__(self, base: Any):
+        self.base = base
+
+    def __call__(self, sample: Sample, name: str) -> Any:
+        """Returns what the host returns for the sample: in LLaVA a dict with input_ids, labels and image."""
+        with lossless_file(sample.image) as path:
+            return self.of(sample, name, path)[0]
+
+    def of(self, sample: Sample, name: str, path: str) -> Any:
+        """Returns a copy of the host's dataset that has this one record, its picture to be found at `path`."""
+        view = copy.copy(self.base)
+        if view.data_args.image_folder is None:  # the host joins it with the path, which is absolute
+            view.data_args = copy.copy(view.data_args)
+            view.data_args.image_folder = ""
+        view.list_data_dict = [
+            {
+                "id": f"vgift-{name}",
+                "image": path,
+                "conversations": [
+                    {"from": "human", "value": f"<image>\n{sample.instruction}"},
+                    {"from": "gpt", "value": sample.response},
+                ],
+            }
+        ]
+        return view
+
+
+@contextmanager
+def lossless_file(image: Image.Image) -> Iterator[str]:
+    """Yields the path of a PPM file that holds the image bit by bit, for as long as the block runs.
+
+    It lies in memory (/dev/shm; about 1 ms), on disk only where the system has no such folder. It has a real name,
+    unlike a memfd's /proc/self/fd/N, which Pillow 10.1 to 10.4 resolve to a name that cannot be opened.
+    """
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    with tempfile.NamedTemporaryFile(prefix=SAMPLE_PREFIX, suffix=".ppm", dir=MEMORY) as file:
+        image.save(file, "PPM")
+        file.flush()
+        yield file.name
+
+
+def sweep(folder: str | None = MEMORY, older_than_s: float = 3600) -> None:
+    """Removes samples that killed workers left in memory: own files, far older than a sample lives."""
+    for path in Path(folder).glob(f"{SAMPLE_PREFIX}*.ppm") if folder else ():
+        with suppress(OSError):  # another user's, or just removed by another rank
+            if time.time() - path.stat().st_mtime > older_than_s:
+                path.unlink()
