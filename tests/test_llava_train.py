@@ -58,6 +58,16 @@ def test_one_process_through_an_unedited_script(tmp_path, train_flags):
     assert (out / "pytorch_model.bin").exists() or (out / "model.safetensors").exists()
 
 
+def test_accelerate_launch(tmp_path, train_flags):
+    out = tmp_path / "out"
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", 1, "--num_processes", 1]
+    command = [*launcher, "--mixed_precision", "no", "--dynamo_backend", "no", TRAIN]
+    command += arguments(train_flags, output_dir=out, max_steps=1)
+    done = run({"ssl_tasks": "rotation", "ssl_ratio": 0.5}, script(tmp_path, command))
+    assert done.returncode == 0, log_of(done)
+    assert json.loads((out / "vgift_mix.json").read_text())["tasks"]["rotation"]["samples"] == 8
+
+
 def test_the_script_may_hold_the_flags_and_they_win(tmp_path, train_flags):
     out = tmp_path / "out"
     command = [sys.executable, TRAIN, *arguments(train_flags, output_dir=out, ssl_ratio=0.5, max_steps=1)]
