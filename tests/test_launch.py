@@ -107,6 +107,14 @@ def test_a_python_without_the_plugin_refuses_to_train_and_does_the_rest(tmp_path
     assert done.returncode == 1 and "lacks vgift-plugin" in done.stderr
 
 
+def test_flags_lost_on_the_way_are_told(monkeypatch):
+    from vgift_plugin import launch
+
+    monkeypatch.delenv(launch.VARIABLE, raising=False)
+    with pytest.raises(launch.HookError, match="forward the variable PYTHON_VGIFT as well"):
+        launch.attach_here(sys)
+
+
 def test_the_launcher_warns_when_no_hook_fires_for_long(monkeypatch, caplog):
     from vgift_plugin import launch
 

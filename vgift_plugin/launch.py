@@ -130,9 +130,18 @@ def _wait(process: subprocess.Popen, receipts: str | None) -> int:
 
 
 def attach_here(module: ModuleType) -> None:
-    """Attaches the plugin to the training module with the flags of the `vgift run` above this process."""
+    """Attaches the plugin to the training module with the flags of the `vgift run` above this process.
+
+    Raises:
+        HookError: the flags did not get here.
+    """
     from .host import attach
 
+    if VARIABLE not in os.environ:
+        raise HookError(
+            f"PYTHONPATH from vgift run got here and its flags did not: forward the variable {VARIABLE} as well "
+            "(for example srun --export=ALL, or a line in .deepspeed_env)"
+        )
     payload = json.loads(unquote(os.environ[VARIABLE]))
 
     def leave_receipt(event: str) -> None:
