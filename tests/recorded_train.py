@@ -9,6 +9,7 @@ import hashlib
 import os
 import sys
 
+import torch.distributed
 from llava.train.llava_trainer import LLaVATrainer
 from llava.train.train import train
 
@@ -32,3 +33,5 @@ def recorded_step(self, model, inputs):
 if __name__ == "__main__":
     LLaVATrainer.training_step = recorded_step
     train()
+    if torch.distributed.is_initialized():  # as scripts/demo/train_cpu.py does
+        torch.distributed.destroy_process_group()
