@@ -60,7 +60,7 @@ def lossless_file(image: Image.Image) -> Iterator[str]:
     """Yields the path of a PPM file that holds the image bit by bit, for as long as the block runs.
 
     It lies in memory (/dev/shm; about 1 ms), on disk only where the system has no such folder. It has a real name,
-    unlike a memfd's /proc/self/fd/N, which Pillow 10.1 to 10.4 resolve to a name that cannot be opened.
+    unlike a memfd's /proc/self/fd/N, which Pillow 10.4 resolves to a name that cannot be opened.
     """
     image = image if image.mode == "RGB" else image.convert("RGB")
     with tempfile.NamedTemporaryFile(prefix=SAMPLE_PREFIX, suffix=".ppm", dir=MEMORY) as file:
