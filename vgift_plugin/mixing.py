@@ -10,7 +10,7 @@ import weakref
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from multiprocessing.sharedctypes import RawValue
 from typing import Any
@@ -75,7 +75,7 @@ class Stream:
             picks = self.picks(epoch, j, attempt)
             paths = [self.source.path(pick) for pick in picks]
             try:
-                sample = self._make(epoch, j, attempt, picks)
+                return self._make(epoch, j, attempt, picks, paths)
             except UnsuitableImage as unsuitable:
                 tried.append(f"{' + '.join(paths)}: {unsuitable.reason}")
                 if on_redraw is not None:
@@ -85,8 +85,6 @@ class Stream:
                     f"task {self.task.name} failed on {' + '.join(paths)} (ssl_seed {self.seed}, epoch {epoch}, "
                     f"sample {j}, redraw {attempt}): {type(err).__name__}: {err}"
                 ) from err
-            else:
-                return replace(sample, sources=tuple(paths), redraws=attempt)
         raise NoSuitableImageError(
             f"task {self.task.name} found no suitable image in {len(tried)} draws from the {len(self.source):,} of "
             f"{self.source.where} (ssl_seed {self.seed}, epoch {epoch}, sample {j}):\n  "
@@ -95,12 +93,12 @@ class Stream:
             "(--ssl_config; `vgift tasks` lists them)."
         )
 
-    def _make(self, epoch: int, j: int, attempt: int, picks: list[int]) -> Sample:
+    def _make(self, epoch: int, j: int, attempt: int, picks: list[int], paths: list[str]) -> Sample:
         task = self.task
         images = [self.source.open(pick) for pick in picks]
         params = task.draw(generator(self.seed, "sample", task.name, epoch, j, attempt), images)
         instruction, response = task.ask(params)
-        return Sample(task.name, task.render(images, params), instruction, response, params)
+        return Sample(task.name, task.render(images, params), instruction, response, params, tuple(paths), attempt)
 
 
 class Tally:

@@ -47,11 +47,9 @@ def mixed(
         if count
     ]
     view = OneRecordView(base)
-    for stream, _ in parts:
-        self_test(stream, view, tokenizer, module.conversation_lib)
     lengths: dict[str, list[int]] = {"lengths": [], "modality_lengths": []}
     for stream, _ in parts:
-        first = stream(0, 0)
+        first = self_test(stream, view, tokenizer, module.conversation_lib)
         for name, values in lengths.items():
             values.append(getattr(view.of(first, stream.task.name, "image.ppm"), name)[0])
     dataset = MixedDataset(base, parts, view, lengths)

@@ -6,13 +6,14 @@ from typing import Any
 
 from ..errors import SelfTestError
 from ..mixing import Stream
+from ..task import Sample
 from .view import OneRecordView
 
 SAMPLES = 4  # of each task: wordings and answers differ between them
 IGNORE_INDEX = -100  # torch's and LLaVA's label for "no loss here"
 
 
-def self_test(stream: Stream, view: OneRecordView, tokenizer: Any, conversation_lib: Any) -> None:
+def self_test(stream: Stream, view: OneRecordView, tokenizer: Any, conversation_lib: Any) -> Sample:
     """Sends a few samples through the host: the unmasked labels must decode to the answer, the rest hold the question.
 
     LLaVA masks every label of a sample whose tokenisation surprises it, prints a line, and trains on nothing.
@@ -23,6 +24,9 @@ def self_test(stream: Stream, view: OneRecordView, tokenizer: Any, conversation_
         tokenizer: the run's tokenizer.
         conversation_lib: the host's `llava.conversation`, which holds the run's chat template.
 
+    Returns:
+        the first of the samples.
+
     Raises:
         SelfTestError: naming task, template and tokenizer, and what was found.
     """
@@ -32,8 +36,8 @@ def self_test(stream: Stream, view: OneRecordView, tokenizer: Any, conversation_
         f"task {stream.task.name} with template {(names or [conversation.version])[0]!r} and tokenizer "
         f"{type(tokenizer).__name__} ({getattr(tokenizer, 'name_or_path', '?')})"
     )
-    for j in range(SAMPLES):
-        sample = stream(0, j)
+    samples = [stream(0, j) for j in range(SAMPLES)]
+    for sample in samples:
         item = view(sample, f"{stream.task.name}-self-test")
         labels = item["labels"]
         taught = labels[labels != IGNORE_INDEX].tolist()
@@ -60,6 +64,7 @@ def self_test(stream: Stream, view: OneRecordView, tokenizer: Any, conversation_
                 f"{who}: a sample has {len(labels)} tokens and --model_max_length {tokenizer.model_max_length} "
                 "would cut its answer off; raise it."
             )
+    return samples[0]
 
 
 def without_template(text: str, conversation: Any) -> str:

@@ -97,12 +97,15 @@ class Correspondence(Task):
         (photo,) = images
         if min(photo.size) < self.min_side_px:
             raise UnsuitableImage("too small")
+        scale = min(1.0, 256 / max(photo.size))
+        wh = tuple(max(1, round(side * scale)) for side in photo.size)
+        small = photo.resize(wh, Image.Resampling.BILINEAR, reducing_gap=2.0)
         for _ in range(TRIES):
             quads = [self._quad(rng, photo.size), self._quad(rng, photo.size)]
             if rng.random() < 0.5:
                 quads[1] = quads[1][list(FLIP)]
             light = (1 + self.max_light * rng.uniform(-1, 1, (2, len(ENHANCERS)))).round(3)
-            chosen = self._choose(rng, photo, quads)
+            chosen = self._choose(rng, photo.size, small, quads)
             if chosen is not None:
                 break
         else:
@@ -128,7 +131,7 @@ class Correspondence(Task):
         inwards = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]]) * rng.uniform(0, self.max_perspective, (4, 2)) * side
         return np.floor(np.array([left, top]) + corners(1) * side + inwards)
 
-    def _choose(self, rng: np.random.Generator, photo: Image.Image, quads: list[np.ndarray]):
+    def _choose(self, rng: np.random.Generator, wh: tuple[int, int], small: Image.Image, quads: list[np.ndarray]):
         """Returns (queries, candidates), matching pixels of both views, or None where too few points qualify."""
         to_photo = [homography(corners(self.size_px), quad) for quad in quads]
         inner = self.margin_px, self.size_px - self.margin_px
@@ -139,7 +142,7 @@ class Correspondence(Task):
         if visible.sum() < self.candidates:
             return None
         right, left, on_photo = right[visible], left[visible], on_photo[visible]
-        around = self._surroundings(photo, on_photo, np.ptp(quads[1], axis=0).max() / 10)
+        around = self._surroundings(wh, small, on_photo, np.ptp(quads[1], axis=0).max() / 10)
         kept: list[int] = []
         for k in range(len(right)):
             if all(self._apart(right[k], right[j], around[k], around[j]) for j in kept):
@@ -157,15 +160,16 @@ class Correspondence(Task):
         )
 
     @staticmethod
-    def _surroundings(photo: Image.Image, xy: np.ndarray, reach: float) -> np.ndarray:
-        """Returns the colours on a 9×9 grid of half-width `reach` around each point, shape (n, 81, 3)."""
-        scale = min(1.0, 256 / max(photo.size))
-        wh = tuple(max(1, round(side * scale)) for side in photo.size)
-        small = np.asarray(photo.resize(wh, Image.Resampling.BILINEAR, reducing_gap=2.0), np.float32)
+    def _surroundings(wh: tuple[int, int], small: Image.Image, xy: np.ndarray, reach: float) -> np.ndarray:
+        """Returns the colours on a 9×9 grid of half-width `reach` around each point, shape (n, 81, 3).
+
+        Points and reach are in pixels of a photograph of size `wh`, of which `small` is a reduced copy.
+        """
         steps = np.linspace(-reach, reach, 9)
         grid = np.stack(np.meshgrid(steps, steps), -1).reshape(-1, 2)
-        at = ((xy[:, None] + grid) * (np.array(wh) / photo.size)).astype(int)
-        return small[np.clip(at[..., 1], 0, wh[1] - 1), np.clip(at[..., 0], 0, wh[0] - 1)]
+        at = ((xy[:, None] + grid) * (np.array(small.size) / wh)).astype(int)
+        x, y = np.clip(at[..., 0], 0, small.width - 1), np.clip(at[..., 1], 0, small.height - 1)
+        return np.asarray(small, np.float32)[y, x]
 
     def render(self, images: list[Image.Image], params: Params) -> Image.Image:
         """Returns both views on one canvas, 16 px apart: 688×336 for views of 336 px."""
@@ -186,7 +190,7 @@ class Correspondence(Task):
         shrunk = np.maximum(1, np.round(wh * min(1.0, size_px / wh.max()))).astype(int)
         cut = photo.resize(tuple(shrunk.tolist()), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
         matrix = homography(corners(size_px), (quad - box[:2]) * (shrunk / wh))
-        coefficients = (matrix / matrix[2, 2]).ravel()[:8].tolist()
+        coefficients = matrix.ravel()[:8].tolist()
         size = (size_px, size_px)
         view = cut.transform(size, Image.Transform.PERSPECTIVE, coefficients, Image.Resampling.BICUBIC)
         for enhancer, factor in zip(ENHANCERS, light, strict=True):
