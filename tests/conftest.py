@@ -79,6 +79,58 @@ def data_path(tmp_path_factory, records):
 
 
 @pytest.fixture(scope="session")
+def release(tmp_path_factory, photos, records):
+    """A small release as V-GIFT's: (image folder, metadata folder, records). Its photographs lie in coco/train2017, one
+    of them stored on its side with an EXIF orientation; base records first, then one published record a row."""
+    root = tmp_path_factory.mktemp("release")
+    folder, metadata = root / "coco" / "train2017", root / "metadata"
+    folder.mkdir(parents=True)
+    metadata.mkdir()
+    names = []
+    for path in sorted(photos.iterdir()):
+        names.append(f"{len(names):012d}.jpg")
+        image, exif = Image.open(path), Image.Exif()
+        exif[0x0112] = 6 if len(names) == 2 else 1
+        image.save(folder / names[-1], quality=92, exif=exif)
+        image.save(root / path.name, quality=92)
+    rows = {"rotation": [], "colorization": [], "point_correspondence": []}
+    published = []
+    for k, name in enumerate(names * 2):
+        angle, answer, slots = (k * 90) % 360, k % 3, [(k + i) % 5 + 1 for i in range(5)]
+        points = [
+            {
+                "label": "ABCDE"[i],
+                "x": 30 + 40 * i + k,
+                "y": 40 + 30 * i,
+                "original_color": [50 * i, 9 * k, 200 - 40 * i],
+            }
+            for i in range(5)
+        ]
+        colors = [points[slots.index(slot)]["original_color"] for slot in range(1, 6)]
+        pair = {"image1_name": name, "image2_name": names[(k + 1) % len(names)], "point_img1": f"({40 + k}, 50)"}
+        candidates = [f"({60 * i + 20}, {200 - 60 * i})" for i in range(3)]
+        rows["rotation"].append({"id": f"r-{k}", "source_image": name, "rotation_degrees": angle})
+        rows["colorization"].append(
+            {"id": f"c-{k}", "source_image": name, "points": points, "shuffled_colors": colors}
+            | {"answer_mapping": dict(zip("ABCDE", slots, strict=True))}
+        )
+        rows["point_correspondence"].append(
+            {"id": f"p-{k}", **pair, "points_img2": candidates, "correspondence_index": answer}
+        )
+        letters = ", ".join(f"{letter}-{slot}" for letter, slot in zip("ABCDE", slots, strict=True))
+        for image, ask, reply in (
+            (f"rotation/images/r-{k}_rot{angle}.jpg", "By how much was it turned?", str(angle)),
+            (f"colorization/images/c-{k}_colorization.jpg", "Which colours?", letters),
+            (f"point_correspondence/images/p-{k}_correspondence.jpg", "Which point?", str(answer)),
+        ):
+            turns = [{"from": "human", "value": f"<image>\n{ask}"}, {"from": "gpt", "value": reply}]
+            published.append({"id": image, "image": image, "conversations": turns})
+    for stem, one in rows.items():
+        (metadata / f"{stem}_metadata.json").write_text(json.dumps(one))
+    return root, metadata, [*records, *published]
+
+
+@pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """(language model, vision tower) of a LLaVA that sees 28 pixels."""
     return demo_module("tiny_llava").build(
@@ -117,6 +169,31 @@ def train_flags(tiny, data_path, photos):
         "lazy_preprocess": True,
         "report_to": "none",
     }
+
+
+DINO_PATCH = 14
+DINO_MEAN, DINO_STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
+
+
+def build_dino(folder, hidden=96, layers=2, **changes):
+    """Saves a small DINOv2 of random weights with its preprocessing; returns the folder."""
+    import torch
+    import transformers
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        settings = {"image_size": 518, "patch_size": DINO_PATCH, "num_attention_heads": 4, "mlp_ratio": 2, **changes}
+        config = transformers.Dinov2Config(hidden_size=hidden, num_hidden_layers=layers, **settings)
+        transformers.Dinov2Model(config).save_pretrained(folder)
+    preprocessing = {"image_processor_type": "BitImageProcessor", "image_mean": DINO_MEAN, "image_std": DINO_STD}
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dinov2(tmp_path_factory):
+    """The folder of a small DINOv2 of random weights."""
+    return build_dino(tmp_path_factory.mktemp("dinov2"))
 
 
 def arguments(flags, **changes):

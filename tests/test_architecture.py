@@ -13,17 +13,24 @@ PACKAGE = Path(vgift_plugin.__file__).parent
 # Each layer may import from the layers after it, and within itself only what is listed in SIDEWAYS.
 LAYERS = [
     {"cli"},
-    {"launch", "preview", "doctor"},
+    {"launch", "preview", "export", "pairs", "doctor"},
     {"host"},
-    {"callbacks", "config", "sources", "mixing"},
+    {"streams"},
+    {"callbacks", "config", "mixing", "replay", "rows", "sources"},
     {"tasks"},
     {"registry", "drawing", "colors"},
     {"task"},
     {"seeding", "errors", "__init__"},
 ]
-SIDEWAYS = {("callbacks", "mixing"), ("mixing", "sources")}
+SIDEWAYS = {
+    ("callbacks", "mixing"),
+    ("mixing", "rows"),
+    ("mixing", "sources"),
+    ("replay", "rows"),
+    ("rows", "sources"),
+}
 HOST_ONLY = {"torch", "transformers", "llava"}
-MAY_IMPORT_HOST = {"callbacks": {"torch", "transformers"}}
+MAY_IMPORT_HOST = {module: {"torch", "transformers"} for module in ("callbacks", "pairs")}
 FORBIDDEN_IN_TASKS = HOST_ONLY | {"os", "random"}
 
 

@@ -22,18 +22,17 @@ def case(request):
 
 def test_points_and_colours_keep_their_distances(case):
     _, photo, params = case
-    assert params["wh"] == [512, 384]
+    assert params["size_px"] == 512
     small = np.asarray(photo.resize((512, 384), Image.Resampling.BILINEAR))
     for (x, y), color in zip(params["points"], params["colors"], strict=True):
         assert 20 <= x < 512 - 20 and 20 <= y < 384 - 20
         assert color == [int(c) for c in small[y - 2 : y + 3, x - 2 : x + 3].reshape(25, 3).mean(0)]
     assert all(math.dist(a, b) >= 40 for a, b in itertools.combinations(params["colors"], 2))
-    assert params["names"] == nearest_names(np.array(params["colors"]))
 
 
 def test_no_marker_hides_another(case):
     _, _, params = case
-    wh = tuple(params["wh"])
+    wh = 512, 384
     for a, b in itertools.permutations(map(tuple, params["points"]), 2):
         assert not overlap(MARKER.dot_box(a), MARKER.dot_box(b))
         assert not overlap(MARKER.label_box(a, wh), MARKER.dot_box(b))
@@ -60,16 +59,17 @@ def test_the_picture_is_grey_but_for_the_markers(case):
 def test_the_answer_leads_every_letter_to_its_colour(case):
     task, _, params = case
     instruction, response = task.ask(params)
+    names = nearest_names(np.array(params["colors"]))
     for k, pair in enumerate(response.split(", ")):
         letter, number = pair.split("-")
         assert letter == "ABCDE"[k]
         r, g, b = params["colors"][k]
-        assert f"{number}. RGB({r}, {g}, {b}) ({params['names'][k]})\n" in instruction + "\n"
+        assert f"{number}. RGB({r}, {g}, {b}) ({names[k]})\n" in instruction + "\n"
 
 
 def test_score_counts_right_letters_and_rejects_other_forms():
     task = Color()
-    params = {"order": [1, 0, 2, 4, 3], "colors": [[0, 0, 0]] * 5, "names": ["x"] * 5, "wording": 0}
+    params = {"order": [1, 0, 2, 4, 3], "colors": [[0, 0, 0]] * 5, "wording": 0}
     assert task.response(params) == "A-2, B-1, C-3, D-5, E-4"
     assert task.score("A-2,B-1,C-3,D-5,E-4.", params) == 1
     assert task.score("A-2, B-1, C-3, D-4, E-5", params) == 0.6

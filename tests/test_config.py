@@ -4,6 +4,7 @@ import pytest
 
 from vgift_plugin.config import Flags, counts
 from vgift_plugin.errors import ConfigError
+from vgift_plugin.streams import streams
 
 
 def resolve(**flags):
@@ -131,3 +132,16 @@ def test_bad_config_file(tmp_path, text, message):
 def test_missing_config_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"--ssl_config .*absent\.yaml: cannot be read"):
         resolve(ssl_tasks="rotation", ssl_config=str(tmp_path / "absent.yaml"))
+
+
+def test_replay_and_pairs_are_checked_before_anything_is_loaded(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"2 mistakes.*\n.*--ssl_replay .*no such folder\n.*--ssl_pairs .*`vgift pairs`"
+    ):
+        resolve(ssl_tasks="rotation", ssl_replay=str(tmp_path / "none"), ssl_pairs=str(tmp_path / "none.jsonl"))
+    (tmp_path / "pairs.jsonl").touch()
+    with pytest.raises(ConfigError, match="--ssl_pairs needs --ssl_tasks"):
+        resolve(ssl_pairs=str(tmp_path / "pairs.jsonl"))
+    with pytest.raises(ConfigError, match=r"none of --ssl_tasks rotation takes pairs"):
+        flags = Flags(ssl_tasks="rotation", ssl_pairs=str(tmp_path / "pairs.jsonl"))
+        streams(flags, flags.resolve(), [], "", None)

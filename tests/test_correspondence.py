@@ -79,16 +79,6 @@ def test_one_composite_of_both_views():
     assert task.render([card()], params).size == (336 + 16 + 336, 336)
 
 
-def test_a_view_may_name_another_image():
-    """The seam for pairs of photographs: each view says which of the images it shows."""
-    task, photo = Correspondence(), coordinates_photo()
-    params = task.draw(generator(1, "x"), [photo])
-    params["views"][1]["image"] = 1
-    blue = Image.new("RGB", photo.size, (0, 0, 255))
-    canvas = np.asarray(task.render([photo, blue], params))
-    assert (canvas[0, 360:680] == canvas[0, 360]).all() and canvas[0, 360, 2] > 150
-
-
 def test_fog_without_distinct_places_is_unsuitable():
     fog = Image.fromarray(np.tile(np.linspace(120, 135, 400).astype(np.uint8), (300, 1))).convert("RGB")
     with pytest.raises(UnsuitableImage, match="nothing to tell apart"):

@@ -162,6 +162,57 @@ def test_a_sample_in_memory_equals_the_same_sample_on_disk(mixed, host, tokenize
         assert (ours["input_ids"] == host.IMAGE_TOKEN_INDEX).sum() == 1
 
 
+@pytest.fixture
+def published(release, module_of, tmp_path):
+    """Makes the data module of a run on a published mixture."""
+    root, metadata, records = release
+    (tmp_path / "mix.json").write_text(json.dumps(records))
+
+    def make(**flags):
+        flags = {"data_path": str(tmp_path / "mix.json"), "image_folder": str(root), **flags}
+        return module_of(ssl_replay=str(metadata), **flags)
+
+    return make
+
+
+@pytest.mark.parametrize("tasks", [None, "rotation,color"])
+def test_a_painted_record_equals_its_picture_on_disk(published, host, tokenizer, release, tmp_path, tasks):
+    root, _, records = release
+    mixed = published(ssl_tasks=tasks, ssl_ratio=0.5)["train_dataset"]
+    assert len(mixed) == (46 if tasks is None else 46 + 22)
+    arguments = copy.copy(mixed.data_args)
+    arguments.image_folder = str(tmp_path / "disk")
+    for path in root.glob("*.jpg"):
+        (tmp_path / "disk").mkdir(exist_ok=True)
+        (tmp_path / "disk" / path.name).write_bytes(path.read_bytes())
+    on_disk = []
+    for k, record in enumerate(records):
+        if k in mixed.replay:
+            (picture,) = mixed.replay.pictures(k, record)
+            picture.save(tmp_path / "disk" / f"{k}.png")
+            record = {**record, "image": f"{k}.png"}
+        on_disk.append(record)
+    (tmp_path / "disk.json").write_text(json.dumps(on_disk))
+    upstream = host.LazySupervisedDataset(str(tmp_path / "disk.json"), tokenizer, arguments)
+    for k in range(len(records)):
+        ours, theirs = mixed[k], upstream[k]
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert mixed.modality_lengths[: len(records)] == upstream.modality_lengths
+    if tasks is not None:  # no published picture is taken for a photograph
+        assert {stream.source.where for stream, _ in mixed.parts} == {
+            "images of the base records (30 published samples among them left out)"
+        }
+
+
+def test_tasks_draw_from_the_metadata_where_no_record_is_published(module_of, release, photos):
+    root, metadata, _ = release
+    mixed = module_of(image_folder=str(root), ssl_tasks=TASKS, ssl_ratio=1.0, ssl_replay=str(metadata))["train_dataset"]
+    assert [len(stream.source) for stream, _ in mixed.parts] == [10, 10, 10]
+    assert all("_metadata.json" in stream.source.where for stream, _ in mixed.parts)
+    assert {key: item.shape for key, item in mixed[20].items()}["image"] == mixed[1]["image"].shape
+
+
 def test_no_file_is_left_in_memory_or_on_disk(mixed, records, tmp_path, monkeypatch):
     from pathlib import Path
 

@@ -47,15 +47,34 @@ def test_one_process_through_an_unedited_script(tmp_path, train_flags):
         "color": 8,
         "correspondence": 4,
     }
-    assert (mix["base"]["samples"], mix["samples"], mix["images"]["count"]) == (16, 32, 5)
+    assert (mix["base"]["samples"], mix["samples"], mix["tasks"]["rotation"]["source"]["count"]) == (16, 32, 5)
     assert mix["tasks"]["color"]["chance"] == 1 / 120
     assert mix["flags"]["ssl_tasks"] == TASKS
     assert steps_of(out) == 32 // 4
     table = done.stderr
-    assert re.search(r"color +8 +25\.0% +0\.8% +5 images: images of the base records", table)
+    assert re.search(r"color +8 +25\.0% +0\.8% +5 images of the base records", table)
     assert re.search(r"base +16 +50\.0%", table) and re.search(r"all +32", table)
     assert table.index("self-supervised samples are mixed in") < table.index("0/8")  # before the progress of step 1
     assert (out / "pytorch_model.bin").exists() or (out / "model.safetensors").exists()
+
+
+def test_the_published_mixture_without_its_pictures(tmp_path, train_flags, release):
+    root, metadata, records = release
+    (tmp_path / "llava_v1_5_v_gift.json").write_text(json.dumps(records))
+    flags = {**train_flags, "data_path": tmp_path / "llava_v1_5_v_gift.json", "image_folder": root}
+    out = tmp_path / "out"
+    command = [sys.executable, TRAIN, *arguments(flags, output_dir=out, dataloader_num_workers=2)]
+    done = run({"ssl_replay": metadata}, script(tmp_path, command))
+    assert done.returncode == 0, log_of(done)
+    assert steps_of(out) == 12
+    mix = json.loads((out / "vgift_mix.json").read_text())
+    assert mix["base"]["published"]["samples"] == {"rotation": 10, "color": 10, "correspondence": 10}
+    assert re.search(r"rotation +10 +21\.7% +among them, painted by the metadata in", done.stderr), log_of(done)
+    lost = {**records[20], "image": "rotation/images/lost_rot90.jpg"}
+    flags["data_path"].write_text(json.dumps([*records, lost]))
+    done = run({"ssl_replay": metadata}, script(tmp_path, command))
+    assert done.returncode == 1 and "1 pictures of published samples are neither" in done.stderr
+    assert "lost_rot90.jpg" in done.stderr and "it/s" not in done.stderr
 
 
 def test_accelerate_launch(tmp_path, train_flags):

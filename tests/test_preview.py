@@ -22,7 +22,7 @@ def test_the_page_is_self_contained_and_shows_every_sample(photos, tmp_path):
     page = tmp_path / "gallery.html"
     done = preview("--ssl_tasks", ALL, "--image_folder", photos, "-n", 4, "-o", page)
     assert done.returncode == 0, done.stderr
-    assert f"{page}: 4 samples of each of rotation, color, correspondence" in done.stdout
+    assert f"{page}: 4 rotation, 4 color, 4 correspondence" in done.stdout
     html = page.read_text()
     pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', html)
     assert len(pictures) == html.count("<figure>") == 12

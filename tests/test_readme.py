@@ -1,5 +1,6 @@
 """Every command of the README is run, here or by demo.sh and test.sh; its generated parts are the generated ones."""
 
+import json
 import re
 import shlex
 import sys
@@ -11,6 +12,8 @@ from test_registry import README, install
 from vgift_plugin.preview import describe_tasks, flag_table
 
 TRAIN = ROOT / "scripts" / "demo" / "train_cpu.py"
+PAIR = {"id": "0", "image1": "astronaut.jpg", "image2": "chelsea.jpg", "wh1": [512, 512], "wh2": [451, 300]}
+PAIR |= {"query": [60, 70], "match": [200, 150], "distractors": [[300, 30], [40, 250], [350, 260]]}
 BY_THE_SCRIPTS = {"pip install .", "bash scripts/demo.sh", "bash scripts/test.sh"}
 
 
@@ -35,15 +38,25 @@ def test_the_list_of_commands_is_not_empty():
 
 @pytest.mark.host
 @pytest.mark.parametrize("command", [command for command in commands() if command.startswith("vgift")])
-def test_commands_run_as_written(command, tmp_path, photos, train_flags):
-    flags = arguments({**train_flags, "max_steps": 1, "output_dir": tmp_path / "out"})
+def test_commands_run_as_written(command, tmp_path, photos, train_flags, release, dinov2):
+    root, metadata, published = release
+    flags = {**train_flags, "max_steps": 1, "output_dir": tmp_path / "out"}
+    if "--ssl_replay" in command:
+        flags |= {"data_path": tmp_path / "published.json", "image_folder": root}
+        flags["data_path"].write_text(json.dumps(published))
+        (tmp_path / "V-GIFT").mkdir()
+        (tmp_path / "V-GIFT" / "reconstruction_metadata").symlink_to(metadata)
+    if "--ssl_pairs" in command:
+        (tmp_path / "pairs.jsonl").write_text(json.dumps(PAIR))
+    (tmp_path / "facebook").mkdir()
+    (tmp_path / "facebook" / "dinov2-base").symlink_to(dinov2)
     script = tmp_path / "scripts" / "v1_5" / "finetune.sh"
     script.parent.mkdir(parents=True)
     # Enough base records that even 5 % of them are samples of two tasks: the same ones, over and over.
     script.write_text(
-        f'{sys.executable} -c \'import json; r = json.load(open("{train_flags["data_path"]}")); '
+        f'{sys.executable} -c \'import json; r = json.load(open("{flags["data_path"]}")); '
         f'json.dump(r * 4, open("base.json", "w"))\'\n'
-        + shlex.join([sys.executable, str(TRAIN), *flags]).replace(str(train_flags["data_path"]), "base.json")
+        + shlex.join([sys.executable, str(TRAIN), *arguments({**flags, "data_path": "base.json"})])
     )
     (tmp_path / "playground").mkdir()
     (tmp_path / "playground" / "data").symlink_to(photos)

@@ -153,5 +153,5 @@ def test_records_give_each_image_once(tree):
 def test_records_without_images_are_an_error_with_its_cure():
     with pytest.raises(ConfigError, match="--ssl_image_folder"):
         from_records([{"conversations": []}], "")
-    with pytest.raises(ConfigError, match=r"none of the base set's 1 images matches 'x\*'; the first is 'a.jpg'"):
+    with pytest.raises(ConfigError, match=r"none of the 1 images of the base set matches 'x\*'; the first is 'a.jpg'"):
         from_records([{"image": "a.jpg"}], "", "x*")

@@ -95,9 +95,13 @@ def mix_table(mix: dict[str, Any]) -> str:
     """Returns the mixture as a table: task, samples an epoch, share of all samples, chance level, source images."""
     rows = [("task", "samples", "share", "chance", "source")]
     rows.append(("base", f"{mix['base']['samples']:,}", f"{mix['base']['share']:.1%}", "", mix["base"]["source"]))
-    images = f"{mix['images']['count']:,} images: {mix['images']['source']}"
+    published = mix["base"].get("published", {"samples": {}, "metadata": ""})
+    for name, count in published["samples"].items():
+        source = f"among them, painted by the metadata in {published['metadata']}"
+        rows.append((f"  {name}", f"{count:,}", f"{count / mix['samples']:.1%}", "", source))
     for name, task in mix["tasks"].items():
-        rows.append((name, f"{task['samples']:,}", f"{task['share']:.1%}", f"{task['chance']:.1%}", images))
+        source = f"{task['source']['count']:,} {task['source']['where']}"
+        rows.append((name, f"{task['samples']:,}", f"{task['share']:.1%}", f"{task['chance']:.1%}", source))
     rows.append(("all", f"{mix['samples']:,}", "", "", ""))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []

@@ -27,6 +27,27 @@ def _preview(args: argparse.Namespace) -> int:
     return 0
 
 
+def _export(args: argparse.Namespace) -> int:
+    from .export import export
+    from .launch import flags_of
+
+    options = ("data_path", "n", "epoch", "jpeg_quality", "chunk_size", "workers")
+    given = {name: getattr(args, name) for name in options}
+    print(export(flags_of(args), args.image_folder, args.output, args.format, **given))
+    return 0
+
+
+def _pairs(args: argparse.Namespace) -> int:
+    import inspect
+    import logging
+
+    from .pairs import make_pairs
+
+    logging.basicConfig(level=logging.INFO, format="[vgift] %(message)s")
+    print(make_pairs(**{name: getattr(args, name) for name in inspect.signature(make_pairs).parameters}))
+    return 0
+
+
 def _tasks(args: argparse.Namespace) -> int:
     from .preview import describe_tasks
 
@@ -86,6 +107,64 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--data_path", metavar="JSON", help="LLaVA records whose images are used, instead of all in DIR")
     sub.add_argument("-n", type=int, default=12, metavar="N", help="samples of each task (default 12)")
     sub.add_argument("-o", "--output", required=True, metavar="FILE", help="gallery.html or sheet.png")
+
+    sub = command(
+        "export",
+        _export,
+        "write the samples training would see to files, for trainers that cannot load a plugin",
+        "example:\n  vgift export --ssl_tasks rotation,color --ssl_ratio 0.1 --data_path mix.json \\\n"
+        "      --image_folder DIR -o OUT --format webdataset\n\n"
+        "Run it again to go on after an interruption; run it under torchrun to share the work between machines.",
+    )
+    add_flags(sub)
+    sub.add_argument("--image_folder", required=True, metavar="DIR", help="images; with --data_path as LLaVA has it")
+    sub.add_argument("--data_path", metavar="JSON", help="LLaVA records: the ratio counts them, images are theirs")
+    sub.add_argument("-o", "--output", required=True, metavar="DIR", help="a new folder")
+    sub.add_argument("--format", required=True, metavar="F", help="llava, webdataset or messages")
+    sub.add_argument("-n", type=int, metavar="N", help="samples of each task, instead of --ssl_ratio")
+    sub.add_argument("--epoch", type=int, default=0, metavar="E", help="whose samples: epoch E of training (default 0)")
+    sub.add_argument("--jpeg_quality", type=int, metavar="Q", help="JPEG of this quality; PNG, lossless, by default")
+    sub.add_argument("--chunk_size", type=int, default=500, metavar="N", help="samples a shard or chunk (default 500)")
+    sub.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores)")
+
+    sub = command(
+        "pairs",
+        _pairs,
+        "match points of different photographs by DINOv2 features, for --ssl_pairs",
+        "example:\n  vgift pairs --image_folder DIR --model facebook/dinov2-base -o pairs.jsonl\n\n"
+        "Run it again to go on after an interruption; run it under torchrun to share the work between machines.",
+    )
+    add = sub.add_argument
+    add("--image_folder", metavar="DIR", help="photographs, searched recursively; not needed with --merge")
+    add("--pairs", metavar="LIST", help="pairs, one a line, `a.jpg: b.jpg`; default: each photograph with its nearest")
+    add(
+        "--masks",
+        metavar="DIR",
+        help="label maps x/y.pt or x/y.png for x/y.jpg; default: all of it is the object",
+    )
+    add("--model", default="facebook/dinov2-base", metavar="NAME", help="a DINOv2, name or folder (%(default)s)")
+    add(
+        "-o",
+        "--output",
+        required=True,
+        metavar="FILE",
+        help="JSON lines; FILE.parts and FILE.report.json beside it",
+    )
+    add("--seed", type=int, default=0, metavar="N", help="of queries and distractors (default 0)")
+    add("--distractors", type=int, default=6, metavar="N", help="wrong candidates stored for a pair (default 6)")
+    far = "least distance between candidates, share of the shorter side (default %(default)s)"
+    add("--min_distance", type=float, default=0.15, metavar="D", help=far)
+    add("--min_similarity", type=float, default=0.4, metavar="S", help="of query and match, cosine (%(default)s)")
+    margin = "what is far from the match is less similar by this (default %(default)s)"
+    add("--min_margin", type=float, default=0.05, metavar="S", help=margin)
+    border = "points keep this share of the shorter side from the edge (default %(default)s)"
+    add("--border", type=float, default=0.05, metavar="D", help=border)
+    near = "photographs more similar than this are near-duplicates, without --pairs (default %(default)s)"
+    add("--max_global_similarity", type=float, default=0.98, metavar="S", help=near)
+    add("--resolution", type=int, default=224, metavar="PX", help="shorter side for the model (default %(default)s)")
+    add("--batch_size", type=int, default=16, metavar="N", help="pairs at once (default %(default)s)")
+    add("--workers", type=int, default=4, metavar="N", help="threads that open photographs (default %(default)s)")
+    add("--merge", action="store_true", help="only write FILE from what all ranks have done")
 
     sub = command("tasks", _tasks, "list the tasks: chance level, knobs, one sample", "example:\n  vgift tasks")
     sub.add_argument("--markdown", action="store_true", help="as the README's table")

@@ -40,11 +40,25 @@ class Flags:
         None, "YAML or JSON file with the tasks' knobs, such as {rotation: {square: true}}"
     )
 
+    ssl_replay: Optional[str] = _flag(
+        None,
+        "folder with the published metadata (*_metadata.json): published samples among the base records are painted "
+        "instead of read; without such records the tasks draw from the metadata",
+    )
+    ssl_pairs: Optional[str] = _flag(
+        None, "pairs of photographs from `vgift pairs` (JSON lines) for the tasks that take pairs"
+    )
+
     @classmethod
     def of(cls, source: Any) -> Flags:
         """Returns the flags held by any object or mapping that has (some of) them as attributes or keys."""
         get = source.get if isinstance(source, Mapping) else lambda name, default: getattr(source, name, default)
         return cls(**{f.name: get(f.name, f.default) for f in fields(cls)})
+
+    @property
+    def wanted(self) -> bool:
+        """Whether these flags ask for any change of the training set."""
+        return self.ssl_tasks is not None or self.ssl_replay is not None
 
     def as_dict(self) -> dict[str, Any]:
         """Returns {flag: value}, JSON-able."""
@@ -64,6 +78,12 @@ class Flags:
             )
         if self.ssl_image_folder is not None and not Path(self.ssl_image_folder).is_dir():
             mistakes.append(f"--ssl_image_folder {self.ssl_image_folder}: there is no such folder")
+        if self.ssl_replay is not None and not Path(self.ssl_replay).is_dir():
+            mistakes.append(f"--ssl_replay {self.ssl_replay}: there is no such folder")
+        if self.ssl_pairs is not None and not Path(self.ssl_pairs).is_file():
+            mistakes.append(f"--ssl_pairs {self.ssl_pairs}: there is no such file; `vgift pairs` writes one")
+        if self.ssl_pairs is not None and self.ssl_tasks is None:
+            mistakes.append("--ssl_pairs needs --ssl_tasks with a task that takes pairs")
         knobs = self._knobs(mistakes)
         weights = self._weights(mistakes)
         asks = []

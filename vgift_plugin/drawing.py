@@ -64,6 +64,42 @@ class Marker:
         draw.ellipse(self.dot_box(xy), fill="red", outline="white", width=2)
 
 
+# Where Pillow's complex text layout puts the letters of a word, and the word's width, at a font size: machines without
+# that layout would set it 2 px wider.
+_SET = {("Query", 50): ((0, 43, 78, 112, 137), 169)}
+
+
+@dataclass(frozen=True)
+class PublishedMarker:
+    """The marker of the V-GIFT release (arXiv 2604.12966): a red dot, and its label in a box as large as its glyphs.
+
+    Unlike `Marker` it may cover other markers and leave the picture.
+    """
+
+    radius_px: int
+    rim: str
+    rim_px: int
+    font_px: int
+    offset: tuple[int, int]  # of the label's origin from the right and the top end of the dot
+    padding_px: int
+
+    def paint(self, image: Image.Image, xy: tuple[int, int], label: str) -> None:
+        """Paints dot and label onto an RGB image, in place; (x, y) in pixels."""
+        draw = ImageDraw.Draw(image)
+        (x, y), r, glyphs = xy, self.radius_px, font(self.font_px)
+        draw.ellipse((x - r, y - r, x + r, y + r), fill="red", outline=self.rim, width=self.rim_px)
+        left, top = x + r + self.offset[0], y - r + self.offset[1]
+        starts, width = _SET.get((label, self.font_px), ((), None))
+        places = list(zip(label, starts, strict=True)) if starts else [(label, 0)]
+        boxes = [draw.textbbox((left + start, top), text, font=glyphs) for text, start in places]
+        right = boxes[-1][2] if width is None else left + width
+        edges = min(box[0] for box in boxes), min(box[1] for box in boxes), right, max(box[3] for box in boxes)
+        outwards = (-self.padding_px, -self.padding_px, self.padding_px, self.padding_px)
+        draw.rectangle(tuple(a + b for a, b in zip(edges, outwards, strict=True)), fill="white")
+        for text, start in places:
+            draw.text((left + start, top), text, fill="red", font=glyphs)
+
+
 def side_by_side(left: Image.Image, right: Image.Image, gap_px: int) -> Image.Image:
     """Returns both images on one white canvas, top-aligned; the right one starts at left.width + gap_px."""
     canvas = Image.new("RGB", (left.width + gap_px + right.width, max(left.height, right.height)), "white")

@@ -60,10 +60,10 @@ def run(command: list[str], flags: dict) -> int:
         HookError: the command succeeded, tasks were asked for, and no training was ever reached.
     """
     Flags.of(flags).resolve()
-    for name in ("ssl_image_folder", "ssl_config"):  # the script may change its folder
+    for name in ("ssl_image_folder", "ssl_config", "ssl_replay", "ssl_pairs"):  # the script may change its folder
         if flags.get(name) is not None:
             flags = {**flags, name: os.path.abspath(flags[name])}
-    wanted = flags.get("ssl_tasks") is not None
+    wanted = Flags.of(flags).wanted
     with tempfile.TemporaryDirectory(prefix="vgift-run-") as receipts:
         payload = json.dumps({"flags": flags, "receipts": receipts})
         path = os.pathsep.join(filter(None, [str(BOOTSTRAP), os.environ.get("PYTHONPATH")]))

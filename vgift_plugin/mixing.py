@@ -15,10 +15,14 @@ from itertools import accumulate
 from multiprocessing.sharedctypes import RawValue
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from .errors import ConfigError, NoSuitableImageError, TaskError, UnsuitableImage
+from .rows import RowSource
 from .seeding import generator, permute
 from .sources import ImageSource
-from .task import Sample, Task
+from .task import Params, Sample, Task
 
 MAX_REDRAWS = 10
 
@@ -40,15 +44,19 @@ class Stream:
     seed: int
 
     def __post_init__(self):
-        if len(self.source) < self.task.images:
+        if len(self.source) < self.needs:
             raise ConfigError(
-                f"task {self.task.name} needs {self.task.images} different images; {self.source.where} has "
-                f"{len(self.source)}"
+                f"task {self.task.name} needs {self.needs} different images; {self.source.where} has {len(self.source)}"
             )
+
+    @property
+    def needs(self) -> int:
+        """How many entries of the source one sample takes."""
+        return self.task.images
 
     def picks(self, epoch: int, j: int, attempt: int = 0) -> list[int]:
         """Returns the numbers of the photographs of sample j, all different; `attempt` counts the redraws."""
-        size, need = len(self.source), self.task.images
+        size, need = len(self.source), self.needs
         chosen: list[int] = []
         for position in range(j * need, j * need + need):
             round_, offset = divmod(position, size)
@@ -73,7 +81,7 @@ class Stream:
         tried: list[str] = []
         for attempt in range(1 + MAX_REDRAWS):
             picks = self.picks(epoch, j, attempt)
-            paths = [self.source.path(pick) for pick in picks]
+            paths = self._paths(picks)
             try:
                 return self._make(epoch, j, attempt, picks, paths)
             except UnsuitableImage as unsuitable:
@@ -95,10 +103,38 @@ class Stream:
 
     def _make(self, epoch: int, j: int, attempt: int, picks: list[int], paths: list[str]) -> Sample:
         task = self.task
-        images = [self.source.open(pick) for pick in picks]
-        params = task.draw(generator(self.seed, "sample", task.name, epoch, j, attempt), images)
+        images, params = self._choices(generator(self.seed, "sample", task.name, epoch, j, attempt), picks)
         instruction, response = task.ask(params)
         return Sample(task.name, task.render(images, params), instruction, response, params, tuple(paths), attempt)
+
+    def _paths(self, picks: list[int]) -> list[str]:
+        return [self.source.path(pick) for pick in picks]
+
+    def _choices(self, rng: np.random.Generator, picks: list[int]) -> tuple[list[Image.Image], Params]:
+        images = [self.source.open(pick) for pick in picks]
+        return images, self.task.draw(rng, images)
+
+
+@dataclass(frozen=True)
+class RowStream(Stream):
+    """Makes samples of stored choices instead of drawing them: published metadata, or matched pairs of photographs.
+
+    Attributes:
+        source: the rows; drawn as photographs are, without replacement until all were used.
+    """
+
+    source: RowSource
+
+    @property
+    def needs(self) -> int:
+        """One row."""
+        return 1
+
+    def _paths(self, picks: list[int]) -> list[str]:
+        return self.source.paths(self.source.rows[picks[0]])
+
+    def _choices(self, rng: np.random.Generator, picks: list[int]) -> tuple[list[Image.Image], Params]:
+        return self.source.recall(self.source.rows[picks[0]], rng)
 
 
 class Tally:

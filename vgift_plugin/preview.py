@@ -17,13 +17,14 @@ from PIL import Image, ImageDraw
 from .config import Flags
 from .drawing import font, test_card
 from .errors import ConfigError, UnsuitableImage
-from .mixing import Stream, Tally
+from .mixing import Tally
 from .registry import get_task, task_names
 from .seeding import generator
-from .sources import choose
+from .sources import read_records
+from .streams import find_replay, streams
 from .task import Sample, Task
 
-Section = tuple[Task, list[Sample]]
+Section = tuple[str, Task, list[Sample]]  # title, task, samples
 
 PAGE = string.Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -49,31 +50,21 @@ $sections
 
 
 def sections(flags: Flags, image_folder: str, data_path: str | None, n: int, tally: Tally) -> Iterator[Section]:
-    """Yields each task asked for with its first n samples of epoch 0, as training would draw them."""
+    """Yields the first n published samples of each task, then of each task asked for its first n samples of epoch 0, as
+    training would have them."""
     if n < 1:
         raise ConfigError(f"-n {n}: at least one sample")
     asks = flags.resolve()
-    if not asks:
+    if not flags.wanted:
         raise ConfigError(f"--ssl_tasks is missing; known tasks: {', '.join(task_names())}")
-    if data_path is None and flags.ssl_image_folder is None:
-        source = choose(image_folder, flags.ssl_images, None, None)
-    else:
-        source = choose(flags.ssl_image_folder, flags.ssl_images, _records(data_path), image_folder)
-    for ask in asks:
-        stream = Stream(ask.task, source, flags.ssl_seed)
-        yield ask.task, [stream(0, j, tally) for j in range(n)]
-
-
-def _records(data_path: str | None) -> list[dict] | None:
-    if data_path is None:
-        return None
-    try:
-        records = json.loads(Path(data_path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
-        raise ConfigError(f"--data_path {data_path}: cannot be read: {err}") from err
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise ConfigError(f"--data_path {data_path}: is not a list of LLaVA records")
-    return records
+    records = read_records(data_path)
+    replay = find_replay(flags, records or (), image_folder)
+    if replay is not None:
+        for task, positions in replay.positions():
+            places = positions[:n].tolist()
+            yield f"{task.name}, published", task, [replay.sample(place, records[place]) for place in places]
+    for stream in streams(flags, asks, records, image_folder, replay):
+        yield stream.task.name, stream.task, [stream(0, j, tally) for j in range(n)]
 
 
 def preview(flags: dict, image_folder: str, data_path: str | None, n: int, output: str) -> str:
@@ -105,14 +96,15 @@ def preview(flags: dict, image_folder: str, data_path: str | None, n: int, outpu
         sheet(shown).save(output)
     redrawn = sum(count for reasons in tally.counts().values() for count in reasons.values())
     words = f"{redrawn} unsuitable image{'s' * (redrawn != 1)} passed over"
-    return f"{output}: {n} samples of each of {', '.join(task.name for task, _ in shown)} ({words})"
+    drawn = ", ".join(f"{len(samples)} {title}" for title, _, samples in shown)
+    return f"{output}: {drawn} ({words})"
 
 
 def _page(shown: list[Section], flags: Flags) -> str:
     parts = []
-    for task, samples in shown:
+    for title, task, samples in shown:
         figures = "".join(map(_figure, samples))
-        head = f"{escape(task.name)} <small>chance {task.chance:.2%}</small>"
+        head = f"{escape(title)} <small>chance {task.chance:.2%}</small>"
         parts.append(f'<section><h2>{head}</h2><div class="grid">{figures}</div></section>')
     given = {name: value for name, value in flags.as_dict().items() if value is not None}
     about = "The first samples of epoch 0, as training sees them, with " + escape(
@@ -140,17 +132,17 @@ def _figure(sample: Sample) -> str:
 def sheet(shown: list[Section], columns: int = 4, cell_px: int = 320) -> Image.Image:
     """Returns all samples on one white sheet, task after task, row by row, with their words below them."""
     rows = []
-    for task, samples in shown:
-        title = Image.new("RGB", (cell_px, 40), "white")
-        head = f"{task.name}   chance {task.chance:.1%}"
-        ImageDraw.Draw(title).text((8, 14), head, fill="black", font=font(17))
-        rows.append([title])
+    for title, task, samples in shown:
+        text = f"{title}   chance {task.chance:.1%}"
+        head = Image.new("RGB", (max(cell_px, 16 + int(font(17).getlength(text))), 40), "white")
+        ImageDraw.Draw(head).text((8, 14), text, fill="black", font=font(17))
+        rows.append([head])
         rows += [
             [_cell(sample, cell_px) for sample in samples[start : start + columns]]
             for start in range(0, len(samples), columns)
         ]
     heights = [max(cell.height for cell in row) for row in rows]
-    width = cell_px * max(len(row) for row in rows)
+    width = max(cell_px * max(map(len, rows)), *(row[0].width for row in rows))
     canvas = Image.new("RGB", (width, sum(heights)), "white")
     top = 0
     for row, height in zip(rows, heights, strict=True):

@@ -48,6 +48,12 @@ def task_names() -> list[str]:
     return [*_registered, *offered]
 
 
+def loaded_tasks() -> list[type[Task]]:
+    """Returns the built-in tasks, and those of other packages that were asked for so far."""
+    importlib.import_module(f"{__package__}.tasks")
+    return list(_registered.values())
+
+
 def get_task(name: str) -> type[Task]:
     """Returns the task class called `name`.
 

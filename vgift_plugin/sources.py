@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import os
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,12 @@ SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, KeyError, IndexError, TypeError)
 
 
-def open_photo(path: str) -> Image.Image:
+def open_photo(path: str, upright: bool = True) -> Image.Image:
     """Returns the photograph as RGB, turned upright by its EXIF orientation; the first frame of an animation.
+
+    Args:
+        path: the file.
+        upright: False leaves the pixels as they lie in the file.
 
     Raises:
         UnsuitableImage: the file is missing, no file, unreadable, too large (Pillow's own limit, 179 million pixels),
@@ -30,7 +35,7 @@ def open_photo(path: str) -> Image.Image:
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
                 raise UnsuitableImage("more than 8 bits")
-            return ImageOps.exif_transpose(image).convert("RGB")
+            return (ImageOps.exif_transpose(image) if upright else image).convert("RGB")
     except FileNotFoundError:
         raise UnsuitableImage("missing file") from None
     except IsADirectoryError:
@@ -57,6 +62,10 @@ class ImageSource:
 
     def __len__(self) -> int:
         return self._size
+
+    def entries(self) -> Iterator[str]:
+        """Yields all paths, in order: two sources with equal entries give equal samples."""
+        return map(self.path, range(len(self)))
 
     def open(self, index: int) -> Image.Image:
         """Returns the photograph; see `open_photo`."""
@@ -97,12 +106,15 @@ class RecordPaths:
         return os.path.join(self.root, self.records[int(self.positions[index])]["image"])
 
 
-def from_folder(folder: str, pattern: str | None = None) -> ImageSource:
+def from_folder(
+    folder: str, pattern: str | None = None, leave_out: Callable[[str], bool] = lambda name: False
+) -> ImageSource:
     """Returns all images of a folder and of the folders in it (links are followed once), sorted by relative path.
 
     Args:
         folder: where to look.
         pattern: a glob that the path relative to `folder` must match; `*` also stands for `/`.
+        leave_out: tells by the name which images are no photographs to make samples of.
 
     Raises:
         ConfigError: there is no such folder, no image in it, or none that matches.
@@ -122,49 +134,89 @@ def from_folder(folder: str, pattern: str | None = None) -> ImageSource:
     if not names:
         raise ConfigError(f"no image in {folder} (looked for {', '.join(SUFFIXES)}, also in the folders inside)")
     names.sort()
-    kept = names if pattern is None else [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+    photographs = [name for name in names if not leave_out(name)]
+    kept = [name for name in photographs if pattern is None or fnmatch.fnmatchcase(name, pattern)]
     if not kept:
-        raise ConfigError(
-            f"none of the {len(names):,} images of {folder} matches {pattern!r}; the first is {names[0]!r}"
-        )
-    return ImageSource(folder, len(kept), PackedPaths(folder, kept))
+        raise ConfigError(_none_left(f"images of {folder}", len(names), len(photographs), pattern, names[0]))
+    return ImageSource(
+        f"images of {folder}" + _left_out(len(names) - len(photographs)), len(kept), PackedPaths(folder, kept)
+    )
 
 
-def from_records(records: Sequence[dict], folder: str, pattern: str | None = None) -> ImageSource:
+def _left_out(count: int) -> str:
+    return f" ({count:,} published samples among them left out)" if count else ""
+
+
+def _none_left(what: str, count: int, photographs: int, pattern: str | None, example: str) -> str:
+    if not photographs:
+        return f"the {count:,} {what} are all published samples, no photographs to make samples of: {example!r}"
+    return f"none of the {photographs:,} {what} matches {pattern!r}; the first is {example!r}"
+
+
+def from_records(
+    records: Sequence[dict],
+    folder: str,
+    pattern: str | None = None,
+    leave_out: Callable[[str], bool] = lambda name: False,
+) -> ImageSource:
     """Returns the distinct images of LLaVA records, in the order of their first record.
 
     Args:
         records: dicts, those with a picture have its path under `image`.
         folder: what the paths are relative to.
         pattern: a glob that the path as written in the record must match; `*` also stands for `/`.
+        leave_out: tells by the name which images are no photographs to make samples of.
 
     Raises:
         ConfigError: no record has an image, or none that matches.
     """
     seen: set[str] = set()
-    positions, example = [], None
+    positions, example, left_out = [], None, 0
     for position, record in enumerate(records):
         name = record.get("image")
         if not isinstance(name, str) or name in seen:
             continue
         seen.add(name)
         example = example or name
-        if pattern is None or fnmatch.fnmatchcase(name, pattern):
+        if leave_out(name):
+            left_out += 1
+        elif pattern is None or fnmatch.fnmatchcase(name, pattern):
             positions.append(position)
     if not seen:
         raise ConfigError(
             "no record of the base set has an image to make samples of; name a folder: --ssl_image_folder"
         )
     if not positions:
-        raise ConfigError(f"none of the base set's {len(seen):,} images matches {pattern!r}; the first is {example!r}")
+        raise ConfigError(_none_left("images of the base set", len(seen), len(seen) - left_out, pattern, example))
     source = RecordPaths(records, folder, np.array(positions, np.int64))
-    return ImageSource("images of the base records", len(positions), source)
+    return ImageSource("images of the base records" + _left_out(left_out), len(positions), source)
+
+
+def read_records(data_path: str | None) -> list[dict] | None:
+    """Returns the LLaVA records of a JSON file; None without one.
+
+    Raises:
+        ConfigError: it cannot be read, or is no list of records.
+    """
+    if data_path is None:
+        return None
+    try:
+        records = json.loads(Path(data_path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise ConfigError(f"--data_path {data_path}: cannot be read: {err}") from err
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise ConfigError(f"--data_path {data_path}: is not a list of LLaVA records")
+    return records
 
 
 def choose(
-    image_folder: str | None, pattern: str | None, records: Sequence[dict] | None, records_folder: str | None
+    image_folder: str | None,
+    pattern: str | None,
+    records: Sequence[dict] | None,
+    records_folder: str | None,
+    leave_out: Callable[[str], bool] = lambda name: False,
 ) -> ImageSource:
     """Returns the images the flags ask for: those of `--ssl_image_folder`, else those of the base records."""
     if image_folder is not None:
-        return from_folder(image_folder, pattern)
-    return from_records(records or (), records_folder or "", pattern)
+        return from_folder(image_folder, pattern, leave_out)
+    return from_records(records or (), records_folder or "", pattern, leave_out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Optional
 
@@ -38,6 +39,38 @@ class Sample:
     sources: tuple[str, ...] = ()
     redraws: int = 0
 
+    def record(self, id: str, image: str) -> dict[str, Any]:
+        """Returns the sample as a LLaVA record whose picture is found at `image`."""
+        return {
+            "id": id,
+            "image": image,
+            "conversations": [
+                {"from": "human", "value": f"<image>\n{self.instruction}"},
+                {"from": "gpt", "value": self.response},
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Choices made elsewhere and stored as rows of JSON: how a task reads one, to paint and word it like its own.
+
+    Attributes:
+        recall: (task, row, rng) -> params. It makes the choices that the row leaves open; KeyError, TypeError and
+            ValueError tell that the row is malformed.
+        sources: the keys of a row that name its photographs, in the order `render` takes them.
+        upright: whether the photographs are turned upright by EXIF, or taken as their pixels lie in the file.
+        files: names under which such rows were published, the preferred one first.
+        made: pattern of the names of the pictures published with them; its group `id` is the row's `id`, its group
+            `part` tells several pictures of one row apart.
+    """
+
+    recall: Callable[[Any, Mapping[str, Any], np.random.Generator], Params]
+    sources: tuple[str, ...]
+    upright: bool = True
+    files: tuple[str, ...] = ()
+    made: str = ""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -49,11 +82,15 @@ class Task:
         name: registry key, the stem of the task's file.
         images: how many source photographs one sample needs.
         wordings: paraphrases of the instruction; `{placeholders}` are filled by `words`.
+        published: how to read this task's published metadata (`--ssl_replay`), where there is some.
+        pairs: how to read matched pairs of photographs (`--ssl_pairs`), where the task takes them.
     """
 
     name: ClassVar[str] = ""
     images: ClassVar[int] = 1
     wordings: ClassVar[tuple[str, ...]] = ()
+    published: ClassVar[Optional[Stored]] = None
+    pairs: ClassVar[Optional[Stored]] = None
 
     wording: Optional[int] = knob(None, "use this one wording for every sample (0 is the first); null draws one")
 
@@ -79,6 +116,11 @@ class Task:
     def render(self, images: list[Image.Image], params: Params) -> Image.Image:
         """Paints the sample: pixels only, a pure function of its arguments. Returns an RGB image."""
         raise NotImplementedError(f"{type(self).__name__}.render")
+
+    def picture(self, images: list[Image.Image], params: Params, part: str) -> Image.Image:
+        """Paints one of the pictures published for a row: `part` of the pattern `Stored.made`. As `render` does, unless
+        the release has several pictures for one row."""
+        return self.render(images, params)
 
     def response(self, params: Params) -> str:
         """Returns the one short answer."""

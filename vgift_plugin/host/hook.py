@@ -143,7 +143,7 @@ def _with_samples(module: ModuleType, original: Callable, given: dict[str, Any],
                 own = getattr(flags, name)
                 logger.info("--%s: the training script's own %s wins over %s from vgift run", name, own, value)
         asks = flags.resolve()
-        if asks and flags.ssl_ratio > 0:
+        if (asks and flags.ssl_ratio > 0) or flags.ssl_replay is not None:
             data_module = mixed(module, data_module, flags, asks, arguments["tokenizer"], arguments["data_args"])
             notify("mixed")
         else:

@@ -12,7 +12,8 @@ from ..callbacks import MixCallback, mix_table
 from ..config import Ask, Flags, counts
 from ..errors import ConfigError
 from ..mixing import MixedDataset, Stream
-from ..sources import choose
+from ..replay import Replay, ReplayedDataset
+from ..streams import find_replay, streams
 from .self_test import self_test
 from .view import OneRecordView, sweep
 
@@ -28,50 +29,71 @@ def mixed(
         module: the host's training module.
         data_module: what its `make_supervised_data_module` returned; it is not changed.
         flags: the run's flags.
-        asks: what they ask for, at least one task.
+        asks: the tasks they ask for.
         tokenizer: the run's tokenizer.
         data_args: the run's data arguments.
 
     Raises:
-        ConfigError: the run has no vision tower, or no images for the tasks.
+        ConfigError: the run has no vision tower, no images for the tasks, or published samples that cannot be painted.
         NoSuitableImageError, SelfTestError: a task cannot be trained on in this run.
     """
     if not getattr(data_args, "is_multimodal", False):
-        raise ConfigError("--ssl_tasks needs a model that sees: this run has no --vision_tower")
+        raise ConfigError("self-supervised samples need a model that sees: this run has no --vision_tower")
     sweep()
     base = data_module["train_dataset"]
-    source = choose(flags.ssl_image_folder, flags.ssl_images, base.list_data_dict, data_args.image_folder)
-    parts = [
-        (Stream(ask.task, source, flags.ssl_seed), count)
-        for ask, count in zip(asks, counts(asks, flags.ssl_ratio, len(base)), strict=True)
-        if count
-    ]
+    records, image_folder = base.list_data_dict, data_args.image_folder
+    replay = find_replay(flags, records, image_folder)
+    sizes = counts(asks, flags.ssl_ratio, len(base))
+    parts = list(zip(streams(flags, asks, records, image_folder, replay), sizes, strict=True))
+    parts = [(stream, count) for stream, count in parts if count]
+    if not parts and replay is None:
+        return data_module
     view = OneRecordView(base)
     lengths: dict[str, list[int]] = {"lengths": [], "modality_lengths": []}
     for stream, _ in parts:
         first = self_test(stream, view, tokenizer, module.conversation_lib)
         for name, values in lengths.items():
-            values.append(getattr(view.of(first, stream.task.name, "image.ppm"), name)[0])
+            values.append(getattr(view.of(first.record("vgift-length", "image.ppm")), name)[0])
+    mix = describe(flags, base, data_args.data_path, parts, replay)
+    if replay is not None:
+        base = ReplayedDataset(base, replay, view.speak)
+        for _, positions in replay.positions():
+            base[int(positions[0])]  # one of each is painted before it is needed
     dataset = MixedDataset(base, parts, view, lengths)
-    mix = {
-        "vgift_plugin": __version__,
-        "flags": flags.as_dict(),
-        "samples": len(dataset),
-        "base": {"samples": len(base), "share": len(base) / len(dataset), "source": data_args.data_path},
-        "tasks": {
-            stream.task.name: {
-                "samples": count,
-                "share": count / len(dataset),
-                "chance": stream.task.chance,
-                "knobs": asdict(stream.task),
-            }
-            for stream, count in parts
-        },
-        "images": {"count": len(source), "source": source.where},
-    }
-    logger.info("self-supervised samples are mixed in; each task passed its self-test\n%s", mix_table(mix))
+    passed = "; each task passed its self-test" if parts else ""
+    logger.info("self-supervised samples are mixed in%s\n%s", passed, mix_table(mix))
     return {
         **data_module,
         "train_dataset": dataset,
         "callbacks": [*data_module.get("callbacks", ()), MixCallback(dataset, mix)],
     }
+
+
+def describe(
+    flags: Flags, base: Any, data_path: str, parts: list[tuple[Stream, int]], replay: Replay | None
+) -> dict[str, Any]:
+    """Returns what `vgift_mix.json` holds: flags, counts, shares, chance levels, knobs, and where samples come from."""
+    total = len(base) + sum(count for _, count in parts)
+    mix = {
+        "vgift_plugin": __version__,
+        "flags": flags.as_dict(),
+        "samples": total,
+        "base": {"samples": len(base), "share": len(base) / total, "source": data_path},
+        "tasks": {
+            stream.task.name: {
+                "samples": count,
+                "share": count / total,
+                "chance": stream.task.chance,
+                "knobs": asdict(stream.task),
+                "source": {"count": len(stream.source), "where": stream.source.where},
+            }
+            for stream, count in parts
+        },
+    }
+    if replay is not None:
+        mix["base"]["published"] = {
+            "metadata": replay.metadata,
+            "photographs": replay.sources[0].folder,
+            "samples": replay.counts(),
+        }
+    return mix

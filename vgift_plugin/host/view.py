@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,25 +33,21 @@ class OneRecordView:
 
     def __call__(self, sample: Sample, name: str) -> Any:
         """Returns what the host returns for the sample: in LLaVA a dict with input_ids, labels and image."""
-        with lossless_file(sample.image) as path:
-            return self.of(sample, name, path)[0]
+        return self.speak(sample.record(f"vgift-{name}", f"{name}.ppm"), [sample.image])
 
-    def of(self, sample: Sample, name: str, path: str) -> Any:
-        """Returns a copy of the host's dataset that has this one record, its picture to be found at `path`."""
+    def speak(self, record: dict, pictures: list[Image.Image]) -> Any:
+        """Returns what the host returns for a record with these pictures in the place of its own."""
+        with ExitStack() as files:
+            paths = [files.enter_context(lossless_file(picture)) for picture in pictures]
+            return self.of({**record, "image": paths if isinstance(record["image"], list) else paths[0]})[0]
+
+    def of(self, record: dict) -> Any:
+        """Returns a copy of the host's dataset that has this one record; its paths are absolute."""
         view = copy.copy(self.base)
-        if view.data_args.image_folder is None:  # the host joins it with the path, which is absolute
+        if view.data_args.image_folder is None:  # the host joins it with the path
             view.data_args = copy.copy(view.data_args)
             view.data_args.image_folder = ""
-        view.list_data_dict = [
-            {
-                "id": f"vgift-{name}",
-                "image": path,
-                "conversations": [
-                    {"from": "human", "value": f"<image>\n{sample.instruction}"},
-                    {"from": "gpt", "value": sample.response},
-                ],
-            }
-        ]
+        view.list_data_dict = [record]
         return view
 
 

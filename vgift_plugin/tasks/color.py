@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import string
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,14 +17,44 @@ import numpy as np
 from PIL import Image
 
 from ..colors import colorfulness, nearest_names
-from ..drawing import Marker
+from ..drawing import Marker, PublishedMarker
 from ..errors import UnsuitableImage
 from ..registry import register
-from ..task import Params, Task, knob, tidy
+from ..task import Params, Stored, Task, knob, tidy
 
 MARKER = Marker(radius_px=8, font_px=28)
+PUBLISHED_MARKER = PublishedMarker(radius_px=8, rim="white", rim_px=2, font_px=28, offset=(5, -3), padding_px=3)
+PUBLISHED_SIZE_PX = 512
 PATCH_PX = 5
 CANDIDATES = 256  # points tried, in order, before the photograph is passed over
+
+
+def fitted(photo: Image.Image, size_px: int) -> Image.Image:
+    """Returns the photograph at a longest side of `size_px`, the other one rounded down."""
+    scale = size_px / max(photo.size)
+    return photo.resize(tuple(max(1, int(side * scale)) for side in photo.size), Image.Resampling.BILINEAR)
+
+
+def _recall(task: Color, row: Mapping, rng: np.random.Generator) -> Params:
+    """Reads a row of the release: id, source_image, points (label, x, y, original_color), answer_mapping."""
+    marked, slots = row["points"], row["answer_mapping"]
+    letters = list(string.ascii_uppercase[: len(marked)])
+    if [point["label"] for point in marked] != letters:
+        raise ValueError(f"points are labelled {[point['label'] for point in marked]}, not {letters}")
+    if sorted(slots.values()) != list(range(1, len(marked) + 1)):
+        raise ValueError(f"answer_mapping {slots} does not number the points from 1 to {len(marked)}")
+    order = sorted(range(len(marked)), key=lambda k: slots[letters[k]])
+    colors = [point["original_color"] for point in marked]
+    if row["shuffled_colors"] != [colors[k] for k in order]:
+        raise ValueError("shuffled_colors and answer_mapping contradict each other")
+    return {
+        "size_px": PUBLISHED_SIZE_PX,
+        "points": [[point["x"], point["y"]] for point in marked],
+        "colors": colors,
+        "order": order,
+        "published": True,
+        "wording": task.draw_wording(rng),
+    }
 
 
 @register
@@ -47,6 +78,10 @@ class Color(Task):
         "Give all pairs in the format {form}.",
     )
 
+    published: ClassVar[Stored] = Stored(
+        _recall, ("source_image",), True, ("colorization_metadata.json",), r"(?P<id>.+)_(?P<part>colorization)\.jpg"
+    )
+
     points: int = knob(5, "how many points are marked, 2 to 9")
     size_px: int = knob(512, "longest side of the painted image, in pixels")
     margin_px: int = knob(20, "least distance of a point from the border, in pixels")
@@ -67,17 +102,12 @@ class Color(Task):
         if self.size_px < 4 * self.margin_px + 64:
             raise ValueError(f"size_px must be at least 4 × margin_px + 64, not {self.size_px}")
 
-    def _resized(self, photo: Image.Image) -> Image.Image:
-        scale = self.size_px / max(photo.size)
-        wh = tuple(max(1, int(side * scale)) for side in photo.size)
-        return photo.resize(wh, Image.Resampling.BILINEAR)
-
     def draw(self, rng: np.random.Generator, images: list[Image.Image]) -> Params:
         """Chooses points (pixels of the painted image), their colours, and the order in which these are listed."""
         (photo,) = images
         if min(photo.size) < self.min_side_px:
             raise UnsuitableImage("too small")
-        small = self._resized(photo)
+        small = fitted(photo, self.size_px)
         if min(small.size) <= 2 * self.margin_px + PATCH_PX:
             raise UnsuitableImage("too narrow")
         if colorfulness(np.asarray(small.resize((64, 64), Image.Resampling.BOX))) < self.min_colorfulness:
@@ -85,11 +115,11 @@ class Color(Task):
         points, colors = self._choose(rng, np.asarray(small))
         order = rng.permutation(self.points)
         return {
-            "wh": list(small.size),
+            "size_px": self.size_px,
             "points": points,
             "colors": colors,
-            "names": nearest_names(np.array(colors)),
             "order": order.tolist(),
+            "published": False,
             "wording": self.draw_wording(rng),
         }
 
@@ -114,19 +144,20 @@ class Color(Task):
         raise UnsuitableImage("too few distinct colours")
 
     def render(self, images: list[Image.Image], params: Params) -> Image.Image:
-        """Returns the greyscale copy, as RGB, of size `wh`, with dots and letters."""
+        """Returns the greyscale copy, as RGB, at a longest side of `size_px`, with dots and letters."""
         (photo,) = images
-        canvas = photo.resize(tuple(params["wh"]), Image.Resampling.BILINEAR).convert("L").convert("RGB")
+        canvas = fitted(photo, params["size_px"]).convert("L").convert("RGB")
+        marker = PUBLISHED_MARKER if params["published"] else MARKER
         for letter, xy in zip(string.ascii_uppercase, params["points"], strict=False):
-            MARKER.paint(canvas, tuple(xy), letter)
+            marker.paint(canvas, tuple(xy), letter)
         return canvas
 
     def words(self, params: Params) -> dict[str, str]:
         """Fills in the letters, the numbered colours and the form of the answer."""
-        order = params["order"]
+        order, names = params["order"], nearest_names(np.array(params["colors"]))
         letters = string.ascii_uppercase[: len(order)]
         listed = (
-            f"{number}. RGB({', '.join(map(str, params['colors'][k]))}) ({params['names'][k]})"
+            f"{number}. RGB({', '.join(map(str, params['colors'][k]))}) ({names[k]})"
             for number, k in enumerate(order, 1)
         )
         form = ", ".join(f"{letter}-number" for letter in letters)

@@ -1,7 +1,8 @@
 """Point correspondence: where is the marked point of one view in the other view?
 
 V-GIFT (arXiv 2604.12966), section 3.2, asks it for pairs of different photographs, matched by DINOv2 features. Here
-both views come from one photograph under known warps, so the true match is exact and no label, mask or model is needed.
+both views come from one photograph under known warps, so the true match is exact and no label, mask or model is needed;
+photo_pairs.py takes pairs of different photographs whose matches were stored before.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from ..drawing import Marker, side_by_side
+from ..drawing import side_by_side
 from ..errors import UnsuitableImage
 from ..registry import register
-from ..task import Params, Task, knob
+from ..task import Params, Stored, Task, knob
+from . import photo_pairs
+from .photo_pairs import GAP_PX, MARKER
 
-MARKER = Marker(radius_px=7, font_px=28)
-GAP_PX = 16
 TRIES = 8  # pairs of views tried before the photograph is passed over
 POINTS = 96  # points tried in each pair of views
 FLIP = (1, 0, 3, 2)  # the corners of a mirrored view, named from those of the plain one
@@ -68,6 +69,8 @@ class Correspondence(Task):
         "Q on the left and one of {numbers} on the right sit on the same part of the photograph. "
         "Name that number, nothing else.",
     )
+    published: ClassVar[Stored] = photo_pairs.PUBLISHED
+    pairs: ClassVar[Stored] = photo_pairs.PAIRS
 
     candidates: int = knob(3, "how many points are offered, 2 to 6")
     size_px: int = knob(336, "side of each square view, in pixels")
@@ -113,9 +116,10 @@ class Correspondence(Task):
         queries, candidates = chosen
         answer = int(rng.integers(self.candidates))
         return {
+            "kind": "views",
             "size_px": self.size_px,
             "views": [
-                {"image": 0, "quad": quad.astype(int).tolist(), "light": factors.tolist()}
+                {"quad": quad.astype(int).tolist(), "light": factors.tolist()}
                 for quad, factors in zip(quads, light, strict=True)
             ],
             "query": queries[answer],
@@ -172,9 +176,13 @@ class Correspondence(Task):
         return np.asarray(small, np.float32)[y, x]
 
     def render(self, images: list[Image.Image], params: Params) -> Image.Image:
-        """Returns both views on one canvas, 16 px apart: 688×336 for views of 336 px."""
+        """Returns both views on one canvas, 16 px apart: 688×336 for views of 336 px. See photo_pairs for two
+        photographs."""
+        if params["kind"] != "views":
+            return (photo_pairs.paint_pair if params["kind"] == "pair" else photo_pairs.paint_published)(images, params)
+        (photo,) = images
         left, right = (
-            self._view(images[view["image"]], np.array(view["quad"], float), view["light"], params["size_px"])
+            self._view(photo, np.array(view["quad"], float), view["light"], params["size_px"])
             for view in params["views"]
         )
         MARKER.paint(left, tuple(params["query"]), "Q")
@@ -196,6 +204,17 @@ class Correspondence(Task):
         for enhancer, factor in zip(ENHANCERS, light, strict=True):
             view = enhancer(view).enhance(factor)
         return view
+
+    def picture(self, images: list[Image.Image], params: Params, part: str) -> Image.Image:
+        """Paints the release's composite, or one picture of its two-image form. See Task.picture."""
+        if part == "correspondence":
+            return self.render(images, params)
+        return photo_pairs.paint_part(images, params, part)
+
+    def ask(self, params: Params) -> tuple[str, str]:
+        """Words the sample; two photographs are not called two views."""
+        wordings = self.wordings if params["kind"] == "views" else photo_pairs.WORDINGS
+        return wordings[params["wording"]].format(**self.words(params)), self.response(params)
 
     def words(self, params: Params) -> dict[str, str]:
         """Fills in the numbers of the candidates: `0, 1 and 2`."""

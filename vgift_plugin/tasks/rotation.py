@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,7 +12,7 @@ from PIL import Image
 from ..drawing import looks_flat
 from ..errors import UnsuitableImage
 from ..registry import register
-from ..task import Params, Task, knob
+from ..task import Params, Stored, Task, knob
 
 # Clockwise, in degrees; Pillow names its lossless transposes counter-clockwise.
 ANGLES_DEG = {
@@ -20,6 +21,14 @@ ANGLES_DEG = {
     180: Image.Transpose.ROTATE_180,
     270: Image.Transpose.ROTATE_90,
 }
+
+
+def _recall(task: Rotation, row: Mapping, rng: np.random.Generator) -> Params:
+    """Reads a row of the release: id, source_image, rotation_degrees."""
+    angle = row["rotation_degrees"]
+    if angle not in ANGLES_DEG:
+        raise ValueError(f"rotation_degrees is {angle!r}, not 0, 90, 180 or 270")
+    return {"angle_deg": angle, "crop": None, "wording": task.draw_wording(rng)}
 
 
 @register
@@ -43,6 +52,9 @@ class Rotation(Task):
         "Possible answers are 0, 90, 180 and 270 degrees; answer with a single number.",
         "Compared with how the scene stands in reality, by what clockwise angle is this image turned? "
         "Answer 0, 90, 180 or 270.",
+    )
+    published: ClassVar[Stored] = Stored(
+        _recall, ("source_image",), False, ("rotation_metadata.json",), r"(?P<id>.+)_(?P<part>rot(?:0|90|180|270))\.jpg"
     )
 
     square: bool = knob(False, "cut out the centre square first, so that padding cannot give away the angle's parity")

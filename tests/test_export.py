@@ -1,0 +1,192 @@
+"""Exported samples are those of training, whole or not at all, the same bytes whoever wrote them."""
+
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import HAS_HOST, ROOT, VGIFT, call
+from PIL import Image
+
+from vgift_plugin import get_task
+from vgift_plugin.config import Flags
+from vgift_plugin.errors import ConfigError
+from vgift_plugin.export import export
+from vgift_plugin.streams import streams
+
+TASKS = "rotation,color,correspondence"
+FLAGS = {"ssl_tasks": TASKS, "ssl_seed": 7}
+
+
+def tree(folder):
+    """Returns {path: hash} of all files."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(Path(folder).rglob("*"))
+        if path.is_file()
+    }
+
+
+def pixels(image):
+    return np.asarray(image.convert("RGB"))
+
+
+@pytest.fixture
+def trained_on(photos):
+    """{id: sample} of epoch 2 as training would see them."""
+    flags = Flags.of(FLAGS)
+    made = streams(flags, flags.resolve(), None, str(photos), None)
+    return {f"vgift-{stream.task.name}-2-{j}": stream(2, j) for stream in made for j in range(6)}
+
+
+def write(photos, out, format, **options):
+    options = {"n": 6, "epoch": 2, "chunk_size": 4, "workers": 1, **options}
+    return export(FLAGS, str(photos), str(out), format, **options)
+
+
+def test_llava_records_and_lossless_pictures(photos, tmp_path, trained_on):
+    told = write(photos, tmp_path / "out", "llava")
+    assert "6 rotation, 6 color, 6 correspondence" in told
+    records = json.loads((tmp_path / "out" / "vgift.json").read_text())
+    assert [record["id"] for record in records] == list(trained_on)
+    for record in records:
+        sample = trained_on[record["id"]]
+        assert (pixels(Image.open(tmp_path / "out" / record["image"])) == pixels(sample.image)).all()
+        human, gpt = record["conversations"]
+        assert human == {"from": "human", "value": f"<image>\n{sample.instruction}"}
+        assert gpt == {"from": "gpt", "value": sample.response}
+    assert not (tmp_path / "out" / ".parts").exists()
+    assert write(photos, tmp_path / "out", "llava").endswith("complete already, nothing to do")
+
+
+def test_messages_load_in_datasets_and_score(photos, tmp_path, trained_on):
+    datasets = pytest.importorskip("datasets")
+    write(photos, tmp_path / "out", "messages")
+    lines = str(tmp_path / "out" / "vgift.jsonl")
+    loaded = datasets.load_dataset("json", data_files=lines, split="train", cache_dir=str(tmp_path / "cache"))
+    assert loaded["id"] == list(trained_on)
+    for row in loaded:
+        sample = trained_on[row["id"]]
+        user, assistant = row["messages"]
+        assert [block["type"] for block in user["content"]] == ["image", "text"]
+        assert user["content"][1]["text"] == sample.instruction
+        assert assistant["content"][0]["text"] == row["solution"] == sample.response
+        assert get_task(row["task"])().score(row["solution"], json.loads(row["params"])) == 1
+        assert (pixels(Image.open(tmp_path / "out" / row["images"][0])) == pixels(sample.image)).all()
+
+
+def test_shards_load_in_webdataset(photos, tmp_path, trained_on):
+    webdataset = pytest.importorskip("webdataset")
+    write(photos, tmp_path / "out", "webdataset")
+    shards = sorted(map(str, (tmp_path / "out").glob("*/*.tar")))
+    assert [Path(shard).name for shard in shards[:2]] == ["color-000000.tar", "color-000001.tar"]
+    samples = list(webdataset.WebDataset(shards, shardshuffle=False))
+    assert len(samples) == len({sample["__key__"] for sample in samples}) == 18
+    for sample in samples:
+        content = json.loads(sample["json"])
+        want = trained_on[content["id"]]
+        assert (pixels(Image.open(io.BytesIO(sample["png"]))) == pixels(want.image)).all()
+        assert [turn["role"] for turn in content["texts"]] == ["user", "assistant"]
+        assert content["texts"][1]["content"] == want.response and content["params"] == want.params
+
+
+@pytest.mark.parametrize("format", ["llava", "webdataset", "messages"])
+def test_the_bytes_do_not_depend_on_processes(photos, tmp_path, format):
+    write(photos, tmp_path / "one", format)
+    write(photos, tmp_path / "two", format, workers=2)
+    for rank in ("1", "0"):  # two ranks, one after the other
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RANK", rank)
+            patch.setenv("WORLD_SIZE", "2")
+            told = write(photos, tmp_path / "ranks", format)
+        assert ("this rank is done; 3 of 6 chunks are other ranks'" in told) == (rank == "1")
+    assert tree(tmp_path / "one") == tree(tmp_path / "two") == tree(tmp_path / "ranks")
+
+
+@pytest.mark.host
+def test_torchrun_shares_the_work(photos, tmp_path):
+    command = ["-m", "vgift_plugin.cli", "export", "--ssl_tasks", TASKS, "--ssl_seed", 7, "--image_folder", photos]
+    command += ["-n", 6, "--epoch", 2, "--chunk_size", 4, "--format", "llava", "-o", tmp_path / "ranks"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2]
+    done = call([*torchrun, *command])
+    assert done.returncode == 0 and HAS_HOST, done.stderr
+    write(photos, tmp_path / "one", "llava")
+    assert tree(tmp_path / "one") == tree(tmp_path / "ranks")
+
+
+def test_killed_and_run_again_it_writes_the_same_bytes(photos, tmp_path):
+    options = ["--ssl_tasks", TASKS, "--image_folder", photos, "-n", "60", "--chunk_size", "5", "--format", "llava"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = call([*VGIFT, "export", *options, "-o", whole])
+    assert done.returncode == 0, done.stderr
+    kills = 0
+    for wanted in (2, 9, 20):
+        command = list(map(str, [*VGIFT, "export", *options, "-o", killed, "--workers", "2"]))
+        process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(list(killed.glob(".parts/[!.]*.json"))) <= wanted:
+            time.sleep(0.005)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills > 0
+    done = call([*VGIFT, "export", *options, "-o", killed])
+    assert done.returncode == 0, done.stderr
+    assert tree(whole) == tree(killed)
+
+
+def test_published_samples_are_written_under_their_own_names(release, tmp_path):
+    root, metadata, records = release
+    path = tmp_path / "mix.json"
+    path.write_text(json.dumps(records))
+    flags = {"ssl_replay": str(metadata)}
+    told = export(flags, str(root), str(tmp_path / "out"), "llava", data_path=str(path), workers=1)
+    assert "30 published" in told
+    written = json.loads((tmp_path / "out" / "vgift.json").read_text())
+    assert written == records[16:]
+    for record in written:
+        assert Image.open(tmp_path / "out" / record["image"]).format == "JPEG"
+    webdataset = pytest.importorskip("webdataset")
+    export(flags, str(root), str(tmp_path / "tar"), "webdataset", data_path=str(path), workers=1)
+    shards = list(map(str, (tmp_path / "tar" / "published").glob("*.tar")))
+    assert len(list(webdataset.WebDataset(shards, shardshuffle=False))) == 30
+
+
+def test_the_ratio_counts_records_else_images(photos, data_path, tmp_path):
+    flags = {"ssl_tasks": "rotation", "ssl_ratio": 0.5}
+    told = export(flags, str(photos), str(tmp_path / "a"), "llava", data_path=str(data_path), workers=1)
+    assert ": 8 rotation (" in told  # of 16 records
+    assert ": 2 rotation (" in export(flags, str(photos), str(tmp_path / "b"), "llava", workers=1)  # of 5 images
+
+
+def test_jpeg_is_there_for_those_who_want_it(photos, tmp_path):
+    write(photos, tmp_path / "out", "llava", jpeg_quality=90)
+    record = json.loads((tmp_path / "out" / "vgift.json").read_text())[0]
+    assert record["image"].endswith(".jpg") and Image.open(tmp_path / "out" / record["image"]).format == "JPEG"
+
+
+def test_other_settings_and_other_files_are_refused(photos, tmp_path):
+    write(photos, tmp_path / "out", "llava")
+    before = tree(tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"other settings.*\n +epoch: 2 there, 3 now"):
+        write(photos, tmp_path / "out", "llava", epoch=3)
+    assert tree(tmp_path / "out") == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(ConfigError, match="holds other files"):
+        write(photos, tmp_path / "mine", "llava")
+
+
+def test_all_mistakes_at_once(photos, tmp_path):
+    with pytest.raises(ConfigError, match=r"4 mistakes.*\n.*--format tfrecord.*\n.*101.*\n.*-n 0.*\n.*--workers 0"):
+        write(photos, tmp_path / "out", "tfrecord", n=0, jpeg_quality=101, workers=0)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ConfigError, match="--ssl_tasks is missing"):
+        export({}, str(photos), str(tmp_path / "out"), "llava")

@@ -1,0 +1,394 @@
+"""`vgift pairs` as a job: lists, shares, interruptions, the merged file; with a small DINOv2 of random weights."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from vgift_plugin.errors import ConfigError
+from vgift_plugin.pairs import job, make_pairs
+from vgift_plugin.pairs.journal import Journal, publish, read_journals
+from vgift_plugin.pairs.listing import read_pairs
+from vgift_plugin.seeding import generator
+from vgift_plugin.sources import open_photo
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from test_matching import warped  # noqa: E402
+
+RUN = "import json, sys; from vgift_plugin.pairs import make_pairs; print(make_pairs(**json.loads(sys.argv[1])))"
+KEYS = ["id", "image1", "image2", "wh1", "wh2", "query", "match", "distractors", "similarity", "margin", "label"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, photos):
+    """Each photograph, turned versions of it in a folder below, one with an EXIF orientation, and broken files."""
+    root = tmp_path_factory.mktemp("images")
+    (root / "turned").mkdir()
+    for path in sorted(photos.iterdir()):
+        image = open_photo(str(path))
+        image.save(root / path.name, quality=95)
+        for number in range(2):
+            other = warped(image, generator(0, path.name, number))[1]
+            other.save(root / "turned" / f"{path.stem}-{number}.jpg", quality=95)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying on its side
+    upright = Image.open(root / "chelsea.jpg")
+    upright.transpose(Image.Transpose.ROTATE_90).save(root / "turned" / "chelsea-exif.jpg", exif=exif, quality=95)
+    (root / "torn.jpg").write_bytes((root / "coffee.jpg").read_bytes()[:3000])
+    Image.new("RGB", (40, 30)).save(root / "tiny.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def listed(folder):
+    """A list of 24 pairs in DIP's format: good ones, strangers, and five that cannot be used."""
+    stems = ["astronaut", "chelsea", "coffee", "motorcycle_left", "rocket"]
+    pairs = [(f"{stem}.jpg", f"turned/{stem}-{number}.jpg") for stem in stems for number in range(2)]
+    pairs += [(f"turned/{stem}-0.jpg", f"turned/{stem}-1.jpg") for stem in stems]
+    pairs += [("chelsea.jpg", "turned/chelsea-exif.jpg"), ("rocket.jpg", "coffee.jpg"), ("coffee.jpg", "rocket.jpg")]
+    pairs += [("coffee.jpg", "torn.jpg"), ("absent.jpg", "coffee.jpg"), ("tiny.png", "coffee.jpg")]
+    pairs += [("coffee.jpg", "coffee.jpg"), ("astronaut.jpg", "chelsea.jpg"), ("chelsea.jpg", "astronaut.jpg")]
+    path = folder.parent / "pairs.txt"
+    path.write_text("".join(f"{a}: {b}\n" for a, b in pairs))
+    return path, pairs
+
+
+@pytest.fixture(scope="module")
+def settings(folder, listed, dinov2):
+    return {
+        "image_folder": str(folder),
+        "pairs": str(listed[0]),
+        "model": str(dinov2),
+        "batch_size": 4,
+        "min_margin": 0.02,
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, settings):
+    """(output, line) of a run in one go."""
+    output = tmp_path_factory.mktemp("finished") / "pairs.jsonl"
+    return output, make_pairs(output=str(output), **settings)
+
+
+def rows_of(output):
+    return [json.loads(line) for line in Path(output).read_text().splitlines()]
+
+
+def start(arguments, launcher=(), **environment):
+    """Starts a run as a process of its own."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment}
+    command = [sys.executable, *launcher, json.dumps(arguments)] if launcher else [sys.executable, "-c", RUN]
+    command += [] if launcher else [json.dumps(arguments)]
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ended(process):
+    """Returns what a process printed; it must end well."""
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+    return out
+
+
+def test_rows_and_statistics(finished, listed, folder):
+    output, line = finished
+    rows, (_, pairs) = rows_of(output), listed
+    assert len(rows) >= 10
+    places = []
+    for row in rows:
+        assert list(row) == KEYS
+        places.append(pairs.index((row["image1"], row["image2"])))
+        for image, wh in ((row["image1"], row["wh1"]), (row["image2"], row["wh2"])):
+            assert list(open_photo(str(folder / image)).size) == wh
+        points = [row["match"], *row["distractors"]]
+        assert all(isinstance(c, int) for point in [row["query"], *points] for c in point)
+        assert all(0 <= x < row["wh2"][0] and 0 <= y < row["wh2"][1] for x, y in points)
+        assert 2 <= len(row["distractors"]) <= 6 and row["label"] is None
+        assert row["margin"] >= 0.02 and round(row["similarity"], 4) == row["similarity"] <= 1
+    assert places == sorted(places) and len({row["id"] for row in rows}) == len(rows)
+    report = json.loads(Path(f"{output}.report.json").read_text())
+    assert report["pairs"] == 24 and report["kept"] == len(rows)
+    assert sum(report["rejected"].values()) == 24 - len(rows)
+    for reason in ("unreadable", "missing file", "too small", "same photograph"):
+        assert report["rejected"][reason] == 1
+        assert f"{reason} 1" in line
+    assert line.startswith(f"{output}: kept {len(rows)} of 24 pairs ({len(rows) / 24:.1%}); rejected: ")
+    assert report["settings"]["seed"] == 0 and report["settings"]["precision"] == "torch.float32 on cpu"
+
+
+def test_an_exif_photograph_is_matched_upright(finished):
+    (row,) = [row for row in rows_of(finished[0]) if row["image2"] == "turned/chelsea-exif.jpg"]
+    assert row["wh1"] == row["wh2"] == [451, 300]
+    assert np.abs(np.subtract(row["query"], row["match"])).max() <= 19  # one patch: it is the same photograph
+
+
+def test_neither_batch_nor_company_nor_order_matter(finished, settings, tmp_path, listed):
+    expected = {row["id"]: row for row in rows_of(finished[0])}
+    make_pairs(output=str(tmp_path / "a.jsonl"), **{**settings, "batch_size": 24, "workers": 1})
+    assert (tmp_path / "a.jsonl").read_bytes() == finished[0].read_bytes()
+    some = list(reversed(listed[1]))[::2]
+    (tmp_path / "some.txt").write_text("".join(json.dumps(pair) + "\n" for pair in some))
+    make_pairs(output=str(tmp_path / "b.jsonl"), **{**settings, "pairs": str(tmp_path / "some.txt")})
+    rows = rows_of(tmp_path / "b.jsonl")
+    assert len(rows) >= 5 and all(row == expected[row["id"]] for row in rows)
+    make_pairs(output=str(tmp_path / "c.jsonl"), **settings, seed=1)
+    assert (tmp_path / "c.jsonl").read_bytes() != finished[0].read_bytes()
+
+
+def test_two_ranks_under_torchrun_write_the_same_file(finished, settings, tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(RUN)
+    output = tmp_path / "pairs.jsonl"
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    path = os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    out = ended(start({**settings, "output": str(output)}, torchrun, PYTHONPATH=path))
+    assert output.read_bytes() == finished[0].read_bytes()
+    assert "kept" in out
+    assert all((tmp_path / "pairs.jsonl.parts" / f"rank-{rank}.jsonl").stat().st_size for rank in (0, 1))
+
+
+def test_ranks_one_after_another_then_another_number_of_ranks(finished, settings, tmp_path, monkeypatch):
+    output = str(tmp_path / "pairs.jsonl")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("RANK", "2")
+    assert make_pairs(output=output, **settings) == "rank 2 of 3 is done; 16 of 24 pairs are left for the other ranks"
+    with pytest.raises(ConfigError, match=r"16 of 24 pairs are not done: astronaut.jpg \+ turned/astronaut-0.jpg, "):
+        make_pairs(None, output, merge=True)
+    assert not Path(output).exists()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("RANK", "0")
+    assert "kept" in make_pairs(output=output, **settings)
+    assert Path(output).read_bytes() == finished[0].read_bytes()
+    os.unlink(output)
+    assert "kept" in make_pairs(None, output, merge=True)
+    assert Path(output).read_bytes() == finished[0].read_bytes()
+
+
+def test_kill_9_and_resume(finished, settings, tmp_path):
+    """Killed twice in the middle of the pairs, and a line torn as well."""
+    output = tmp_path / "pairs.jsonl"
+    journal, arguments = tmp_path / "pairs.jsonl.parts" / "rank-0.jsonl", {**settings, "output": str(output)}
+    seen = 0
+    for _ in range(2):
+        process = start({**arguments, "batch_size": 1})
+        while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < seen + 2):
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL and not output.exists()
+        seen = journal.read_bytes().count(b"\n")
+        with journal.open("ab") as file:
+            file.write(b'{"pair": 23, "row": {"id": "to')
+    assert 4 <= seen < 24
+    ended(start({**arguments, "batch_size": 4}))
+    assert output.read_bytes() == finished[0].read_bytes()
+    numbers = [json.loads(line)["pair"] for line in journal.read_text().splitlines()]
+    assert sorted(numbers) == list(range(24))
+
+
+def test_a_block_done_in_part_is_completed_not_repeated(finished, settings, tmp_path):
+    output, journal = tmp_path / "pairs.jsonl", tmp_path / "pairs.jsonl.parts" / "rank-0.jsonl"
+    make_pairs(output=str(output), **settings)
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:13]) + lines[13][:9])
+    output.unlink()
+    make_pairs(output=str(output), **settings)
+    assert journal.read_bytes().splitlines(keepends=True) == lines
+    assert output.read_bytes() == finished[0].read_bytes()
+
+
+def test_the_names_of_a_pair_are_part_of_its_seed(settings, folder, tmp_path):
+    """The same picture under three names: three queries."""
+    (tmp_path / "images").mkdir()
+    for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg"):
+        (tmp_path / "images" / name).write_bytes((folder / "chelsea.jpg").read_bytes())
+    (tmp_path / "pairs.txt").write_text("a.jpg: b.jpg\na.jpg: c.jpg\nd.jpg: b.jpg\n")
+    arguments = {**settings, "image_folder": str(tmp_path / "images"), "pairs": str(tmp_path / "pairs.txt")}
+    make_pairs(output=str(tmp_path / "x.jsonl"), **arguments)
+    rows = rows_of(tmp_path / "x.jsonl")
+    assert all(row["query"] == row["match"] and row["similarity"] == 1 for row in rows)
+    assert len({tuple(row["query"]) for row in rows}) == 3
+
+
+def test_other_settings_are_refused(finished, settings, folder, tmp_path):
+    output = str(finished[0])
+    before = finished[0].read_bytes()
+    for change, words in {
+        ("seed", 1): "seed: begun with 0, now 1",
+        ("min_margin", 0.1): "min_margin: begun with 0.02, now 0.1",
+        ("pairs", None): r"pairs: begun with 24 \(\w+\), now None",
+    }.items():
+        with pytest.raises(ConfigError, match=f"(?s)was begun with other settings:.*{words}.*another output"):
+            make_pairs(output=output, **{**settings, change[0]: change[1]})
+    assert finished[0].read_bytes() == before
+    assert make_pairs(output=output, **{**settings, "batch_size": 7, "workers": 2}) == finished[1]
+
+
+def test_a_rank_started_twice_is_refused(tmp_path):
+    journal = Journal(tmp_path / "rank-0.jsonl")
+    with pytest.raises(ConfigError, match="started twice"):
+        Journal(tmp_path / "rank-0.jsonl")
+    journal.close()
+    Journal(tmp_path / "rank-0.jsonl").close()
+
+
+def test_a_torn_last_line_is_cut_off_and_those_of_others_are_left_out(tmp_path):
+    (tmp_path / "rank-0.jsonl").write_bytes(b'{"pair": 0, "rejected": "a"}\n{"pair": 1, "rej')
+    (tmp_path / "rank-7.jsonl").write_bytes(b'{"pair": 5, "rejected": "b"}\n{"pair": 6')
+    assert sorted(read_journals(tmp_path)) == [0, 5]
+    journal = Journal(tmp_path / "rank-0.jsonl")
+    journal.append(['{"pair": 1, "rejected": "c"}'])
+    journal.close()
+    assert (tmp_path / "rank-0.jsonl").read_bytes().count(b"\n") == 2
+    assert sorted(read_journals(tmp_path)) == [0, 1, 5]
+    (tmp_path / "rank-0.jsonl").write_bytes(b'{"pair"')
+    Journal(tmp_path / "rank-0.jsonl").close()
+    assert (tmp_path / "rank-0.jsonl").read_bytes() == b""
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_published_files_stay_and_leave_nothing_behind(tmp_path, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError()))
+    publish(tmp_path / "x", b"first")
+    publish(tmp_path / "x", b"second")
+    assert (tmp_path / "x").read_bytes() == (b"first" if links else b"second")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_pairs_of_the_folder_are_nearest_neighbours(settings, folder, tmp_path, monkeypatch, caplog):
+    """Two ranks, one after another: the first does not wait for ever. One rank alone gives the same file."""
+    monkeypatch.setattr(job, "PHOTOS_IN_BLOCK", 4)
+    monkeypatch.setattr(job, "ROWS_IN_BLOCK", 5)
+    monkeypatch.setattr(job, "PATIENCE_S", 0.0)
+    caplog.set_level(logging.INFO)
+    arguments = {**settings, "pairs": None, "max_global_similarity": 0.99999}
+    alone = tmp_path / "alone.jsonl"
+    line = make_pairs(output=str(alone), **arguments)
+    assert "photographs without a pair: " in line and "unreadable 1" in line and "too small 1" in line
+    pairs = json.loads((tmp_path / "alone.jsonl.parts" / "list.json").read_text())["pairs"]
+    assert len({frozenset(pair) for pair in pairs}) == len(pairs)
+    names = {name for pair in pairs for name in pair}
+    assert not names & {"torn.jpg", "tiny.png"}
+    assert sum(a.split("/")[-1][:5] == b.split("/")[-1][:5] for a, b in pairs) >= len(pairs) * 0.7  # the same scene
+    assert "waiting" not in caplog.text
+
+    several = tmp_path / "several.jsonl"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, words in (("1", "are left for the other ranks"), ("0", "kept")):
+        monkeypatch.setenv("RANK", rank)
+        assert words in make_pairs(output=str(several), **arguments)
+    assert "features: waiting for 3 of 5 blocks, of ranks [0]" in caplog.text
+    assert "rank 0 is late, its block" in caplog.text
+    assert several.read_bytes() == alone.read_bytes()
+    report = [json.loads(Path(f"{path}.report.json").read_text()) for path in (alone, several)]
+    assert report[0] == report[1] and report[0]["settings"]["max_global_similarity"] == 0.99999
+
+
+def test_two_ranks_side_by_side_pair_the_folder(settings, tmp_path):
+    arguments = {**settings, "pairs": None, "max_global_similarity": 0.99999, "output": str(tmp_path / "side.jsonl")}
+    ranks = [start(arguments, RANK=str(rank), WORLD_SIZE="2") for rank in (0, 1)]
+    assert any("kept" in ended(rank) for rank in ranks)
+    make_pairs(**{**arguments, "output": str(tmp_path / "alone.jsonl")})
+    assert (tmp_path / "side.jsonl").read_bytes() == (tmp_path / "alone.jsonl").read_bytes()
+
+
+def test_near_duplicates_are_no_pairs(settings, tmp_path):
+    with pytest.raises(ConfigError, match=r"no photograph has a neighbour.*no neighbour"):
+        make_pairs(output=str(tmp_path / "x.jsonl"), **{**settings, "pairs": None, "max_global_similarity": -0.9})
+
+
+@pytest.mark.parametrize("suffix", ["pt", "png"])
+def test_points_stay_on_the_shared_object(settings, folder, tmp_path, suffix):
+    """The left 60 % is object 4, a stripe object 9; one photograph has other labels, one a torn file, one none."""
+    masks = tmp_path / "masks"
+    (masks / "turned").mkdir(parents=True)
+    (tmp_path / "pairs.txt").write_text(
+        "".join(f"{stem}.jpg\tturned/{stem}-0.jpg\n" for stem in ("astronaut", "chelsea", "coffee", "rocket"))
+        + "motorcycle_left.jpg: turned/motorcycle_left-1.jpg\nchelsea.jpg: turned/chelsea-1.jpg\n"
+    )
+    for name in ("astronaut", "chelsea", "coffee", "rocket", "motorcycle_left", "turned/motorcycle_left-1"):
+        wh = open_photo(str(folder / f"{name}.jpg")).size
+        labels = np.zeros((wh[1] // 2, wh[0] // 2), np.uint8)
+        labels[:, : int(wh[0] * 0.3)], labels[-10:, -10:] = 4, 9
+        for one in (name, f"turned/{name}-0") if "/" not in name else (name,):
+            if one == "turned/rocket-0":
+                stored = labels // 9 * 7
+            elif one == "turned/coffee-0":
+                (masks / f"{one}.{suffix}").write_bytes(b"torn")
+                continue
+            else:
+                stored = labels
+            if suffix == "pt":
+                torch.save(torch.tensor(stored), masks / f"{one}.pt")
+            else:
+                Image.fromarray(stored).save(masks / f"{one}.png")
+    output = tmp_path / "pairs.jsonl"
+    arguments = {**settings, "pairs": str(tmp_path / "pairs.txt"), "masks": str(masks), "min_margin": 0.01}
+    make_pairs(output=str(output), **arguments)
+    rows, report = rows_of(output), json.loads(Path(f"{output}.report.json").read_text())
+    assert len(rows) >= 2
+    for row in rows:
+        assert row["label"] == 4
+        for (x, _), wh in [(row["query"], row["wh1"]), *((p, row["wh2"]) for p in (row["match"], *row["distractors"]))]:
+            assert x < 0.6 * wh[0]
+    rejected = report["rejected"]
+    assert [rejected[reason] for reason in ("no shared object", "unreadable mask", "missing mask")] == [1, 1, 1]
+
+
+def test_pair_lists(tmp_path, caplog):
+    path = tmp_path / "pairs.txt"
+    path.write_text(
+        'a.jpg: b/c d.jpg\n\nx.png\ty.png\n["e:1.jpg", "f.jpg"]\n{"image1": "./g.jpg", "image2": "h.jpg"}\n'
+    )
+    expected = [("a.jpg", "b/c d.jpg"), ("x.png", "y.png"), ("e:1.jpg", "f.jpg"), ("g.jpg", "h.jpg")]
+    assert read_pairs(str(path)) == expected
+    path.write_text("a.jpg:b.jpg\na.jpg: b.jpg\nb.jpg: a.jpg\n")
+    assert read_pairs(str(path)) == [("a.jpg", "b.jpg"), ("b.jpg", "a.jpg")]
+    assert "1 repeated pairs" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["a.jpg", "a.jpg: ", "a: b: c", "/etc/a.jpg: b.jpg", "a.jpg: ../b.jpg", '{"image1": "a"}', "[1, 2]", '["a", "b"'],
+)
+def test_malformed_lines_are_named(tmp_path, line):
+    path = tmp_path / "pairs.txt"
+    path.write_text(f"a.jpg: b.jpg\n{line}\n")
+    with pytest.raises(ConfigError) as raised:
+        read_pairs(str(path))
+    assert str(path) in str(raised.value) and "line 2" in str(raised.value) and line.strip() in str(raised.value)
+
+
+def test_lists_that_are_none(tmp_path):
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "many.txt").write_text("a\n" * 9)
+    for name, words in {"empty.txt": "no pair", "absent.txt": "cannot be read", "many.txt": "and 4 more"}.items():
+        with pytest.raises(ConfigError, match=words):
+            read_pairs(str(tmp_path / name))
+
+
+def test_settings_that_cannot_be(settings, tmp_path):
+    with pytest.raises(ConfigError, match=r"(?s)3 mistakes.*--distractors 1.*--min_distance 2.*--batch_size 0"):
+        make_pairs(output=str(tmp_path / "x"), **{**settings, "batch_size": 0}, distractors=1, min_distance=2)
+    with pytest.raises(ConfigError, match="absent is not a folder"):
+        make_pairs(output=str(tmp_path / "x"), **{**settings, "masks": str(tmp_path / "absent")})
+    with pytest.raises(ConfigError, match="holds none of the photographs"):
+        make_pairs(output=str(tmp_path / "x"), **{**settings, "image_folder": str(tmp_path)})
+    with pytest.raises(ConfigError, match="no list of pairs yet"):
+        make_pairs(None, str(tmp_path / "x"), merge=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"-o .*file/x"):
+        make_pairs(output=str(tmp_path / "file" / "x"), **settings)
+    assert not list(tmp_path.glob("x*"))
