@@ -327,7 +327,7 @@ def test_the_labels_decode_to_the_answer(module_of, host, tokenizer, version):
         stream, j = data.plan(k)
         labels = data[k]["labels"]
         text = tokenizer.decode(labels[labels != -100], skip_special_tokens=True)
-        assert without_template(text, host.conversation_lib.default_conversation) == stream(0, j).response
+        assert without_template(text, host.conversation_lib.default_conversation, tokenizer) == stream(0, j).response
 
 
 @pytest.fixture(scope="session")

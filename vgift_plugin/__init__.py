@@ -8,7 +8,7 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _HOME = {
-    "attach": "host",
+    "attach": "launch",
     "detach": "host",
     "Sample": "task",
     "Task": "task",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import importlib
 import json
 import logging
 import os
 import signal
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -68,12 +71,12 @@ def run(command: list[str], flags: dict) -> int:
         payload = json.dumps({"flags": flags, "receipts": receipts})
         path = os.pathsep.join(filter(None, [str(BOOTSTRAP), os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "PYTHONPATH": path, VARIABLE: quote(payload, safe="")}
-        with _signals_passed_on() as children:
+        with _signals_passed_on() as adopt:
             try:
                 process = subprocess.Popen(command, env=environment)
             except OSError as err:
                 raise ConfigError(f"cannot start {command[0]!r}: {err.strerror}") from err
-            children.append(process)
+            adopt(process)
             status = _wait(process, receipts if wanted else None)
         events = {file.name.partition("-")[0] for file in Path(receipts).iterdir()}
     if wanted and status == 0 and not events & {"mixed", "plain"}:
@@ -92,24 +95,31 @@ def run(command: list[str], flags: dict) -> int:
 
 
 @contextmanager
-def _signals_passed_on() -> Iterator[list[subprocess.Popen]]:
-    """Hands signals sent to this process alone on to the commands put into the list; the old handlers come back.
+def _signals_passed_on() -> Iterator[Callable[[subprocess.Popen], None]]:
+    """Hands signals sent to this process alone on to the commands adopted; the old handlers come back.
 
-    An interrupt is left to the command: the terminal sends it there too.
+    What arrives while a command is being started waits for it. An interrupt is left to the command: the terminal sends
+    it there too.
     """
 
     def pass_on(number, _):
         if not children:
-            raise SystemExit(128 + number)
+            waiting.append(number)
         for process in children:
             process.send_signal(number)
 
+    def adopt(process: subprocess.Popen) -> None:
+        children.append(process)
+        while waiting:
+            process.send_signal(waiting.pop())
+
     children: list[subprocess.Popen] = []
+    waiting: list[int] = []
     handlers = dict.fromkeys((signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2), pass_on)
     handlers[signal.SIGINT] = lambda *_: None
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        yield children
+        yield adopt
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -127,6 +137,22 @@ def _wait(process: subprocess.Popen, receipts: str | None) -> int:
                 PATIENCE_S // 60,
             )
         return process.wait()
+
+
+def attach(module: ModuleType | None = None, defaults: dict | None = None) -> None:
+    """Lets a training module parse the `--ssl_*` flags and mix in what they ask for. Attaching twice is harmless.
+
+    Args:
+        module: the training module; `llava.train.train` by default.
+        defaults: {flag: value} for flags that the command line does not have; those of the `vgift run` above this
+            process, if there is one.
+    """
+    from .host import attach, hook
+
+    if defaults is None and VARIABLE in os.environ:
+        attach_here(importlib.import_module(hook.HOST) if module is None else module)
+    else:
+        attach(module, defaults)
 
 
 def attach_here(module: ModuleType) -> None:
@@ -153,17 +179,25 @@ def attach_here(module: ModuleType) -> None:
     attach(module, payload["flags"], leave_receipt)
 
 
-def refuse_main(main: ModuleType) -> None:
-    """Refuses LLaVA's train.py as the main program: its names live in `__main__`, where no import hook sees them.
+def watch_parser(hf_argparser: ModuleType) -> None:
+    """Attaches the plugin to whatever module parses its `DataArguments` and makes the data module, whatever its name.
 
-    Raises:
-        HookError: saying what to run instead.
+    So to a training file that is the main program, to a renamed copy, and to forks that import the two names. The
+    parser's constructor is wrapped until then, and put back.
     """
-    path = Path(getattr(main, "__file__", None) or "").resolve()
-    if path.parts[-3:] == ("llava", "train", "train.py"):
-        raise HookError(
-            f"{path} runs as the main program, where vgift run cannot reach it, and would train WITHOUT "
-            "self-supervised samples. Start llava/train/train_mem.py or llava/train/train_xformers.py instead, as "
-            "LLaVA's own scripts do, or, with the same arguments: "
-            'python -c "from llava.train.train import train; train()"'
-        )
+    from .host import hook
+
+    parser, original = hf_argparser.HfArgumentParser, hf_argparser.HfArgumentParser.__init__
+
+    @functools.wraps(original)
+    def __init__(self, dataclass_types, *args, **kwargs):
+        caller = sys.modules.get(sys._getframe(1).f_globals.get("__name__"))
+        own = getattr(caller, hook.ARGUMENTS, None)
+        types = tuple(dataclass_types) if isinstance(dataclass_types, (list, tuple)) else (dataclass_types,)
+        if own in types and hasattr(caller, hook.MAKE):
+            parser.__init__ = original
+            attach_here(caller)
+            types = tuple(getattr(caller, hook.ARGUMENTS) if one is own else one for one in types)
+        original(self, types, *args, **kwargs)
+
+    parser.__init__ = __init__

@@ -29,11 +29,11 @@ def attach(module):
     attach_here(module)
 
 
-def refuse_main(_):
-    """Stops a training file that runs as the main program, where no hook can reach its names."""
-    from vgift_plugin.launch import refuse_main
+def watch_parser(module):
+    """Attaches the plugin to any other module that parses LLaVA's arguments, such as a training file run as main."""
+    from vgift_plugin.launch import watch_parser
 
-    refuse_main(sys.modules["__main__"])
+    watch_parser(module)
 
 
 class Guard:
@@ -61,9 +61,7 @@ def hook():
         sys.meta_path.insert(0, Guard(err))
         return
     register_post_import_hook(attach, "llava.train.train")
-    register_post_import_hook(
-        refuse_main, "llava.train.llava_trainer"
-    )  # train.py imports it, under whatever name it runs
+    register_post_import_hook(watch_parser, "transformers.hf_argparser")
 
 
 hook()

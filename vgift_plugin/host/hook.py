@@ -50,7 +50,7 @@ def attach(
     show_log()
     given = defaults or {}
     _originals[module] = {name: getattr(module, name) for name in (ARGUMENTS, MAKE)}
-    setattr(module, ARGUMENTS, _with_flags(getattr(module, ARGUMENTS), Flags.of(given)))
+    setattr(module, ARGUMENTS, _with_flags(module, getattr(module, ARGUMENTS), Flags.of(given)))
     setattr(module, MAKE, _with_samples(module, getattr(module, MAKE), given, notify))
     notify("attached")
 
@@ -111,7 +111,7 @@ def show_log() -> None:
         package.propagate = False
 
 
-def _with_flags(base: type, defaults: Flags) -> type:
+def _with_flags(module: ModuleType, base: type, defaults: Flags) -> type:
     """Returns a subclass of the host's argument dataclass with the flags, which checks them as they are parsed."""
 
     def __post_init__(self):
@@ -123,7 +123,7 @@ def _with_flags(base: type, defaults: Flags) -> type:
     added = [
         (f.name, hints[f.name], field(default=getattr(defaults, f.name), metadata=f.metadata)) for f in fields(Flags)
     ]
-    inherited = {"__post_init__": __post_init__, "__module__": base.__module__, "__doc__": base.__doc__}
+    inherited = {"__post_init__": __post_init__, "__module__": module.__name__, "__doc__": base.__doc__}
     return make_dataclass(base.__name__, added, bases=(base,), namespace=inherited)
 
 

@@ -51,7 +51,7 @@ def mixed(
     view = OneRecordView(base)
     lengths: dict[str, list[int]] = {"lengths": [], "modality_lengths": []}
     for stream, _ in parts:
-        first = self_test(stream, view, tokenizer, module.conversation_lib)
+        first = self_test(stream, view, tokenizer, getattr(module, "conversation_lib", None))
         for name, values in lengths.items():
             values.append(getattr(view.of(first.record("vgift-length", "image.ppm")), name)[0])
     mix = describe(flags, base, data_args.data_path, parts, replay)

@@ -30,10 +30,11 @@ def self_test(stream: Stream, view: OneRecordView, tokenizer: Any, conversation_
     Raises:
         SelfTestError: naming task, template and tokenizer, and what was found.
     """
-    conversation = conversation_lib.default_conversation
-    names = [name for name, template in conversation_lib.conv_templates.items() if template is conversation]
+    conversation = getattr(conversation_lib, "default_conversation", None)
+    names = [name for name, one in getattr(conversation_lib, "conv_templates", {}).items() if one is conversation]
+    names += [getattr(conversation, "version", None) or getattr(view.base.data_args, "conv_version", "?")]
     who = (
-        f"task {stream.task.name} with template {(names or [conversation.version])[0]!r} and tokenizer "
+        f"task {stream.task.name} with template {names[0]!r} and tokenizer "
         f"{type(tokenizer).__name__} ({getattr(tokenizer, 'name_or_path', '?')})"
     )
     samples = [stream(0, j) for j in range(SAMPLES)]
@@ -46,7 +47,7 @@ def self_test(stream: Stream, view: OneRecordView, tokenizer: Any, conversation_
                 f"{who}: LLaVA masked every label, so nothing would be learned from these samples. "
                 "The template does not fit the tokenizer; choose another --version, or the tokenizer it was made for."
             )
-        text = without_template(tokenizer.decode(taught, skip_special_tokens=True), conversation)
+        text = without_template(tokenizer.decode(taught, skip_special_tokens=True), conversation, tokenizer)
         if text != " ".join(sample.response.split()):
             raise SelfTestError(
                 f"{who}: the labels decode to {text!r} instead of the answer {sample.response!r}. "
@@ -67,9 +68,18 @@ def self_test(stream: Stream, view: OneRecordView, tokenizer: Any, conversation_
     return samples[0]
 
 
-def without_template(text: str, conversation: Any) -> str:
+def without_template(text: str, conversation: Any, tokenizer: Any) -> str:
     """Returns decoded labels without the template's separators and role markers, which some templates supervise too."""
-    markers = [f"{role}:" for role in conversation.roles] + [*conversation.roles, conversation.sep, conversation.sep2]
+    if conversation is not None:
+        roles = [*conversation.roles, *(_words(tokenizer, role) for role in conversation.roles)]
+        markers = [f"{role}:" for role in roles] + [*roles, conversation.sep, conversation.sep2]
+    else:  # a host whose template is elsewhere; it has to supervise the answer alone
+        markers = []
     for marker in filter(None, (marker.strip() for marker in markers if marker)):
         text = text.replace(marker, " ")
     return " ".join(text.split())
+
+
+def _words(tokenizer: Any, role: str) -> str:
+    """Returns what skipping special tokens leaves of a role marker: `assistant` of `<|im_start|>assistant`."""
+    return tokenizer.decode(tokenizer(role, add_special_tokens=False).input_ids, skip_special_tokens=True)
