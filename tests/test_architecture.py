@@ -13,7 +13,7 @@ PACKAGE = Path(vgift_plugin.__file__).parent
 # Each layer may import from the layers after it, and within itself only what is listed in SIDEWAYS.
 LAYERS = [
     {"cli"},
-    {"launch", "preview", "export", "pairs", "doctor"},
+    {"launch", "preview", "export", "pairs", "patch", "doctor"},
     {"host"},
     {"streams"},
     {"callbacks", "config", "mixing", "replay", "rows", "sources"},
@@ -30,7 +30,7 @@ SIDEWAYS = {
     ("rows", "sources"),
 }
 HOST_ONLY = {"torch", "transformers", "llava"}
-MAY_IMPORT_HOST = {module: {"torch", "transformers"} for module in ("callbacks", "pairs")}
+MAY_IMPORT_HOST = {module: {"torch", "transformers"} for module in ("callbacks", "pairs", "host")}
 FORBIDDEN_IN_TASKS = HOST_ONLY | {"os", "random"}
 
 

@@ -55,7 +55,7 @@ class Numbers(ImageSource):
     """Pictures whose first red value is their number."""
 
     def __init__(self, size):
-        super().__init__("numbers", size, str)
+        super().__init__("numbers", size, "", str)
 
     def open(self, index):
         image = card((20, 20))

@@ -155,3 +155,19 @@ def test_records_without_images_are_an_error_with_its_cure():
         from_records([{"conversations": []}], "")
     with pytest.raises(ConfigError, match=r"none of the 1 images of the base set matches 'x\*'; the first is 'a.jpg'"):
         from_records([{"image": "a.jpg"}], "", "x*")
+
+
+def test_a_list_of_one_picture_is_a_picture_and_of_several_none():
+    """Forks write records so; which of several pictures a sample should be made of is not for us to guess."""
+    records = [{"image": ["a.jpg"]}, {"image": "a.jpg"}, {"image": ["b.jpg", "c.jpg"]}, {"image": "d.jpg"}]
+    source = from_records(records, "root")
+    assert [source.path(k) for k in range(len(source))] == [os.path.join("root", name) for name in ("a.jpg", "d.jpg")]
+
+
+def test_a_fingerprint_is_of_names_and_order_not_of_the_folder(tmp_path):
+    for folder, names in (("one", "ab"), ("two", "ab"), ("three", "ac")):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            Image.new("RGB", (2, 2)).save(tmp_path / folder / f"{name}.png")
+    one, two, three = (from_folder(str(tmp_path / folder)).fingerprint() for folder in ("one", "two", "three"))
+    assert one == two != three and one.startswith("2 (")

@@ -48,6 +48,14 @@ def _pairs(args: argparse.Namespace) -> int:
     return 0
 
 
+def _patch(args: argparse.Namespace) -> int:
+    from .patch import run
+
+    told, applied = run(args.action, args.path)
+    print(told)
+    return 0 if applied or args.action != "status" else 1
+
+
 def _tasks(args: argparse.Namespace) -> int:
     from .preview import describe_tasks
 
@@ -165,6 +173,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch_size", type=int, default=16, metavar="N", help="pairs at once (default %(default)s)")
     add("--workers", type=int, default=4, metavar="N", help="threads that open photographs (default %(default)s)")
     add("--merge", action="store_true", help="only write FILE from what all ranks have done")
+
+    sub = command(
+        "patch",
+        _patch,
+        "put three lines that attach the plugin into a checkout's train.py, or take them out",
+        "example:\n  vgift patch apply ~/LLaVA\n\n"
+        "After it, plain `bash scripts/v1_5/finetune.sh` takes the --ssl_* flags. `status` exits with 1 where it is\n"
+        "not applied. A file that has drifted is refused, untouched.",
+    )
+    sub.add_argument("action", choices=("status", "apply", "revert"))
+    sub.add_argument("path", metavar="PATH", help="the checkout: the folder with llava/ (or tinyllava/) in it")
 
     sub = command("tasks", _tasks, "list the tasks: chance level, knobs, one sample", "example:\n  vgift tasks")
     sub.add_argument("--markdown", action="store_true", help="as the README's table")

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,8 @@ from .errors import ConfigError
 from .mixing import Stream
 from .registry import task_names
 from .replay import Replay
-from .rows import RowSource, inside
-from .sources import ImageSource, read_records
+from .rows import inside
+from .sources import read_records
 from .streams import find_replay, streams
 
 logger = logging.getLogger(__name__)
@@ -249,10 +248,10 @@ def export(
         "jpeg_quality": jpeg_quality,
         "chunk_size": chunk_size,
         "samples": job.sizes(),
-        "sources": {stream.task.name: _fingerprint(stream.source) for stream, _ in parts},
+        "sources": {stream.task.name: f"{stream.source.where}, {stream.source.fingerprint()}" for stream, _ in parts},
     }
     if listed:
-        settings["sources"]["published"] = ", ".join(map(_fingerprint, replay.sources))
+        settings["sources"]["published"] = ", ".join(f"{one.where}, {one.fingerprint()}" for one in replay.sources)
     if _finished(output, settings):
         return f"{output}: complete already, nothing to do"
     return _run(job, settings, workers)
@@ -276,14 +275,6 @@ def _check(format: str, n: int | None, epoch: int, quality: int | None, chunk_si
             mistakes.append(f"{name} {value}: must be at least 1")
     if mistakes:
         raise ConfigError.of(mistakes)
-
-
-def _fingerprint(source: ImageSource | RowSource) -> str:
-    """Returns a hash of all entries of a source, in their order: another listing would give other samples."""
-    digest = blake2b(digest_size=8)
-    for entry in source.entries():
-        digest.update(entry.encode(errors="surrogateescape") + b"\0")
-    return f"{len(source):,} {source.where}, {digest.hexdigest()}"
 
 
 def _finished(output: str, settings: dict) -> bool:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from .errors import ConfigError, UnsuitableImage
 from .seeding import generator
-from .sources import open_photo
+from .sources import fingerprint, open_photo
 from .task import Params, Stored, Task
 
 _BETWEEN = re.compile(r"[\s,]*")
@@ -120,10 +120,9 @@ class RowSource:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def entries(self) -> Iterator[str]:
-        """Yields what two equal sources have in common: the folder, then every row."""
-        yield self.folder
-        yield from (json.dumps(row) for row in self.rows)
+    def fingerprint(self) -> str:
+        """Returns number and hash of the rows: equal rows give equal samples, wherever their photographs lie."""
+        return fingerprint(map(json.dumps, self.rows))
 
     def find(self, id: str) -> int:
         """Returns the number of the row with this id, -1 where there is none."""

@@ -14,6 +14,7 @@ from ..errors import ConfigError
 from ..mixing import MixedDataset, Stream
 from ..replay import Replay, ReplayedDataset
 from ..streams import find_replay, streams
+from . import agreement
 from .self_test import self_test
 from .view import OneRecordView, sweep
 
@@ -46,6 +47,7 @@ def mixed(
     sizes = counts(asks, flags.ssl_ratio, len(base))
     parts = list(zip(streams(flags, asks, records, image_folder, replay), sizes, strict=True))
     parts = [(stream, count) for stream, count in parts if count]
+    agreement.require(flags, asks, records, parts, replay)
     if not parts and replay is None:
         return data_module
     view = OneRecordView(base)

@@ -338,7 +338,7 @@ def make_pairs(
         settings["pairs"] = _digest(listed)
     else:
         source = from_folder(image_folder, leave_out=is_published)
-        names = [os.path.relpath(source.path(k), image_folder) for k in range(len(source))]
+        names = [source.name(k) for k in range(len(source))]
         settings |= {"photographs": _digest(names), "max_global_similarity": max_global_similarity}
     encoder = Encoder(model, resolution, batch_size, int(os.environ.get("LOCAL_RANK", 0)))
     settings["precision"] = f"{encoder.precision} on {encoder.device.type}"

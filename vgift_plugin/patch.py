@@ -1,0 +1,169 @@
+"""`vgift patch`: three added lines that call `attach` in a checkout, put in and taken out exactly.
+
+The patches are ordinary unified diffs (`git apply` takes them too) with one hunk of added lines. Here the lines around
+it must be found exactly once, wherever they have moved to; a file is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import ConfigError
+
+SHIPPED = Path(__file__).parent / "patches"
+CHECKOUT = Path(__file__).parent.parent / "patches"  # of this package, where it runs from one
+APPLIED, ABSENT, DRIFTED = "applied", "not applied", "drifted"
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One hunk that adds lines to one file.
+
+    Attributes:
+        name: the stem of the patch's file.
+        target: the file it belongs to, relative to a checkout.
+        before: the lines in front of the added ones.
+        added: the lines.
+        after: the lines that follow.
+    """
+
+    name: str
+    target: str
+    before: tuple[str, ...]
+    added: tuple[str, ...]
+    after: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> Patch:
+        """Reads a unified diff."""
+        lines = path.read_text(encoding="utf-8").split("\n")
+        start = next(k for k, line in enumerate(lines) if line.startswith("@@"))
+        target = next(line for line in lines if line.startswith("+++ b/")).removeprefix("+++ b/")
+        hunk = [line for line in lines[start + 1 :] if line]
+        first, last = (k(i for i, line in enumerate(hunk) if line[0] == "+") for k in (min, max))
+        parts = hunk[:first], hunk[first : last + 1], hunk[last + 1 :]
+        assert all(line[0] == "+" for line in parts[1]) and all(line[0] == " " for line in parts[0] + parts[2])
+        return cls(path.stem, target, *(tuple(line[1:] for line in part) for part in parts))
+
+    def _blocks(self, text: bytes) -> tuple[bytes, bytes]:
+        """Returns the lines without and with the added ones, in the file's own line endings."""
+        newline = b"\r\n" if b"\r\n" in text else b"\n"
+        plain, full = (
+            newline.join(line.encode() for line in ("", *lines, ""))
+            for lines in ((*self.before, *self.after), (*self.before, *self.added, *self.after))
+        )
+        return plain, full
+
+    def state(self, text: bytes) -> str:
+        """Returns APPLIED, ABSENT, or DRIFTED where the lines around it are not there exactly once."""
+        plain, full = self._blocks(text)
+        if text.count(full) == 1:
+            return APPLIED
+        return ABSENT if text.count(plain) == 1 and b"vgift_plugin" not in text else DRIFTED
+
+    def apply(self, text: bytes) -> bytes:
+        """Returns the text with the added lines."""
+        plain, full = self._blocks(text)
+        return text.replace(plain, full)
+
+    def revert(self, text: bytes) -> bytes:
+        """Returns the text without them."""
+        plain, full = self._blocks(text)
+        return text.replace(full, plain)
+
+
+def patches() -> list[Patch]:
+    """Returns all patches."""
+    folder = SHIPPED if SHIPPED.is_dir() else CHECKOUT
+    return [Patch.read(path) for path in sorted(folder.glob("*.patch"))]
+
+
+def find(path: str) -> tuple[Patch, Path]:
+    """Returns the patch for a checkout and the file it belongs to.
+
+    Args:
+        path: the checkout, the package folder in it, the folder around it, or the training file itself.
+
+    Raises:
+        ConfigError: no training file that a patch knows is there.
+    """
+    given = Path(path).absolute()
+    for patch in patches():
+        target = Path(patch.target)
+        package = target.parts[0]
+        places = [given / target, given / package / target, given]  # a checkout, the folder around it, the file itself
+        places += [given.parent / target] if given.name == package else []
+        for place in places:
+            if place.is_file() and place.parts[-len(target.parts) :] == target.parts:
+                return patch, place.resolve()
+    known = " nor ".join(dict.fromkeys(patch.target for patch in patches()))
+    what = "there is no such file or folder" if not given.exists() else f"has neither {known}"
+    raise ConfigError(f"{path}: {what}; give the folder of a LLaVA checkout (the one with llava/ in it)")
+
+
+def run(action: str, path: str) -> tuple[str, bool]:
+    """Does what `vgift patch` was asked for.
+
+    Args:
+        action: `status`, `apply` or `revert`.
+        path: see `find`.
+
+    Returns:
+        one line for the terminal, and whether the patch is applied now.
+
+    Raises:
+        ConfigError: no checkout; a file that has drifted, or cannot be read or written. Nothing was changed.
+    """
+    patch, file = find(path)
+    try:
+        text = file.read_bytes()
+    except OSError as err:
+        raise ConfigError(f"{file}: cannot be read: {err.strerror}") from err
+    state = patch.state(text)
+    if action == "status":
+        return f"{file}: patch {patch.name} is {state}" + (_advice(patch) if state == DRIFTED else ""), state == APPLIED
+    if state == DRIFTED:
+        raise ConfigError(
+            f"{file}: has drifted from what patch {patch.name} was made for, nothing was changed{_advice(patch)}"
+        )
+    wanted = APPLIED if action == "apply" else ABSENT
+    if state == wanted:
+        return f"{file}: patch {patch.name} was {state} already, nothing to do", state == APPLIED
+    changed = patch.apply(text) if action == "apply" else patch.revert(text)
+    assert patch.state(changed) == wanted
+    compile(changed, str(file), "exec")
+    others = " (other local changes in this file are kept)" if action == "apply" and _dirty(file) else ""
+    _write(file, changed)
+    return f"{file}: patch {patch.name} is {wanted} now{others}", wanted == APPLIED
+
+
+def _advice(patch: Patch) -> str:
+    lines = "\n".join(f"    {line.strip()}" for line in patch.added)
+    return (
+        f"\nThe lines around it are gone, or were edited. Put these three in front of the argument parser in train():\n"
+        f"{lines}\nor leave the file alone and use `vgift run`, which needs no change."
+    )
+
+
+def _dirty(file: Path) -> bool:
+    """Tells whether git knows of local changes to a file; without git, or outside a repository, it does not."""
+    try:
+        command = ["git", "-C", str(file.parent), "status", "--porcelain", "--", file.name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return False
+    return done.returncode == 0 and done.stdout.startswith((" M", "M", "A"))
+
+
+def _write(file: Path, content: bytes) -> None:
+    temporary = file.with_name(f".{file.name}.vgift-{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        os.chmod(temporary, file.stat().st_mode)
+        os.replace(temporary, file)
+    except OSError as err:
+        temporary.unlink(missing_ok=True)
+        raise ConfigError(f"{file}: cannot be written: {err.strerror}; nothing was changed") from err
