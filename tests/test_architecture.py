@@ -24,6 +24,7 @@ LAYERS = [
 ]
 SIDEWAYS = {
     ("callbacks", "mixing"),
+    ("doctor", "patch"),
     ("mixing", "rows"),
     ("mixing", "sources"),
     ("replay", "rows"),

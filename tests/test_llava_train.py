@@ -303,6 +303,7 @@ def test_doctor_finds_the_host_and_its_seams():
         "llava.train.train.DataArguments",
         "make_supervised_data_module",
         "train.py",
+        "patch llava is not applied",
         "ready",
     ):
         assert part in done.stdout

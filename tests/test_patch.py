@@ -1,5 +1,6 @@
 """Patching a checkout: upstream's own file, as installed from PyPI, in a folder laid out like a checkout."""
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -151,6 +152,10 @@ def test_a_patched_checkout_trains_with_the_flags(checkout, train_py, tmp_path, 
     flags = arguments({**train_flags, **(asked if how != "main under vgift run" else {})}, output_dir=tmp_path / "out")
     start = "from llava.train.train import train; train(attn_implementation=None)"
     command = [sys.executable, *(["-c", start] if how == "script" else [train_py]), *flags]
+    if how == "script":  # an upstream script with two flags added
+        (checkout / "scripts" / "v1_5").mkdir(parents=True)
+        (checkout / "scripts" / "v1_5" / "finetune.sh").write_text(shlex.join(map(str, command)) + "\n")
+        command = ["bash", "-c", f"cd {checkout} && bash scripts/v1_5/finetune.sh"]
     if how == "main under vgift run":
         command = [*VGIFT, "run", *arguments(asked), "--", *command]
     done = call(command, PYTHONPATH=f"{checkout}:{ROOT}")

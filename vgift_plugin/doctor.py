@@ -7,10 +7,12 @@ import sys
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
 
+from . import patch
 from .errors import HostMismatchError
 from .registry import task_names
 
 SHOWN = ("torch", "transformers", "tokenizers", "accelerate", "peft", "deepspeed", "flash-attn", "bitsandbytes")
+PACKAGES = ("llava", "tinyllava")
 OURS = ("numpy", "pillow", "matplotlib", "PyYAML", "wrapt")
 # What is known to break LLaVA itself: distribution, first version that does, and how.
 BREAKS = (
@@ -25,11 +27,17 @@ def examine() -> tuple[str, bool]:
     lines = [f"python        {sys.version.split()[0]}  {sys.executable}"]
     lines += [f"{name:<13} {_version(name) or 'not installed'}" for name in ("vgift-plugin", *OURS, *SHOWN)]
     lines.append(f"tasks         {', '.join(task_names())}")
-    warnings = [
-        f"warning: {name} {_version(name)}: {how}" for name, first, how in BREAKS if _release(_version(name)) >= first
-    ]
     host, healthy = _host()
-    return "\n".join([*lines, *host, *warnings]), healthy
+    for name, first, how in BREAKS:
+        if _release(_version(name)) >= first and not (name == "transformers" and _newer_fork()):
+            host.append(f"warning: {name} {_version(name)}: {how}")
+    return "\n".join([*lines, *host]), healthy
+
+
+def _newer_fork() -> bool:
+    """Tells whether the llava installed is a fork that counts on from 1.3 (LLaVA-NeXT is 1.7), with its own pins."""
+    offered = packages_distributions().get("llava", [])
+    return any(_release(_version(name)) >= (1, 3) for name in offered)
 
 
 def _version(name: str) -> str | None:
@@ -50,25 +58,30 @@ def _release(text: str | None) -> tuple[int, ...]:
 
 
 def _host() -> tuple[list[str], bool]:
-    spec = find_spec("llava")
-    if spec is None:
+    found = [name for name in PACKAGES if find_spec(name) is not None]
+    if not found:
         return [
             "llava         not importable: pip install -e PATH_TO_LLAVA here (preview and tasks work without it)",
             "verdict       cannot train here",
         ], False
-    offered = packages_distributions().get("llava", [])
+    package = found[0]
+    spec = find_spec(package)
+    offered = packages_distributions().get(package, [])
     known = ", ".join(f"{name} {_version(name)}" for name in offered) or "no distribution: a checkout on the path"
-    lines = [f"llava         {known}  {next(iter(spec.submodule_search_locations or []), spec.origin)}"]
-    from .host.hook import ARGUMENTS, HOST, MAKE, check
+    where = next(iter(spec.submodule_search_locations or []), spec.origin)
+    lines = [f"{package:<13} {known}  {where}"]
+    from .host.hook import ARGUMENTS, MAKE, check
 
+    name = f"{package}.train.train"
     try:
-        module = importlib.import_module(HOST)
+        module = importlib.import_module(name)
     except Exception as err:
         reason = f"{type(err).__name__}: {err}"
-        return [*lines, f"seams         {HOST} cannot be imported: {reason}", "verdict       cannot train here"], False
+        return [*lines, f"seams         {name} cannot be imported: {reason}", "verdict       cannot train here"], False
     try:
         check(module)
     except HostMismatchError as err:
         return [*lines, f"seams         {err}", "verdict       cannot train here"], False
-    lines += [f"seam          {HOST}.{name}  {module.__file__}" for name in (ARGUMENTS, MAKE)]
+    lines += [f"seam          {name}.{seam}  {module.__file__}" for seam in (ARGUMENTS, MAKE)]
+    lines.append(f"patch         {patch.run('status', where)[0].splitlines()[0]} (vgift run needs none)")
     return [*lines, "verdict       ready: vgift run --ssl_tasks ... -- your training command"], True

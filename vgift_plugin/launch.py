@@ -83,13 +83,15 @@ def run(command: list[str], flags: dict) -> int:
         reached = (
             "LLaVA's train() was imported and never made its training set"
             if "attached" in events
-            else "no Python below it imported llava.train.train with the hook in place"
+            else "no Python below it parsed LLaVA's arguments with the hook in place"
         )
         raise HookError(
             f"`{' '.join(command)}` ended well WITHOUT self-supervised samples: {reached}.\n"
             "Common causes: the script sets PYTHONPATH anew (append instead: PYTHONPATH=.:$PYTHONPATH), Python runs "
-            "with -E, -I or -S, training happens in a copy of train.py under another name (call vgift_plugin.attach() "
-            "there), or on other machines only, which got neither PYTHONPATH nor " + VARIABLE + "."
+            "with -E, -I or -S, the training code parses its arguments in another way (call vgift_plugin.attach there, "
+            "with its module), or training ran on other machines only, which got neither PYTHONPATH nor "
+            + VARIABLE
+            + "."
         )
     return status if status >= 0 else 128 - status
 
@@ -132,7 +134,7 @@ def _wait(process: subprocess.Popen, receipts: str | None) -> int:
     except subprocess.TimeoutExpired:
         if not os.listdir(receipts):
             logger.warning(
-                "vgift: %d minutes, and no Python below this command has imported llava.train.train yet. "
+                "vgift: %d minutes, and no Python below this command has come to LLaVA's training code yet. "
                 "If training has begun, it runs WITHOUT self-supervised samples.",
                 PATIENCE_S // 60,
             )
