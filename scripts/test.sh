@@ -1,5 +1,39 @@
 #!/usr/bin/env bash
 # All tests, on the real host. Arguments go to pytest: bash scripts/test.sh tests/test_color.py -x
+# With --matrix before them: in all environments of env.sh, one after the other, which ends with a line for each. One of
+# them alone: VGIFT_PINS=4.36.2 bash scripts/test.sh
+if [ "${1:-}" = --matrix ]; then
+    shift
+    log="$(mktemp)" summary="" failed=0
+    trap 'rm -f "$log"' EXIT
+    for pins in "" 4.36.2 python3.10 python3.12; do
+        VGIFT_PINS="$pins" bash "$0" "$@" 2>&1 | tee "$log"
+        status="${PIPESTATUS[0]}"
+        last="$(grep -E ' in [0-9.]+s' "$log" | tail -n 1)" # what pytest counted; else why it did not start
+        last="${last:-$(tail -n 1 "$log")}"
+        if [ "$status" = 0 ]; then
+            verdict=passed
+        elif [[ "$pins" == python* && ("$status" = 5 || "$last" == "not run: "*) ]]; then
+            verdict=- # none of the tests asked for can do without torch, or there is no such Python
+        else
+            verdict=FAILED failed=1
+        fi
+        versions="$(sed -n 's/^== tested with //p' "$log")"
+        summary+="$(printf '%-6s  %s: %s' "$verdict" "${versions:-${pins:-.venv}}" "$last")"$'\n'
+    done
+    printf '\n%s' "$summary"
+    exit "$failed"
+fi
+
 source "$(dirname "$0")/env.sh"
-export VGIFT_NEEDS_HOST=1 # a skipped host test is a failure
+# A skipped host test is a failure where there is a host.
+if [[ "$pins" != python* ]]; then export VGIFT_NEEDS_HOST=1; fi
+python - <<'END'
+import platform
+from importlib.metadata import distributions
+
+SHOWN = ("torch", "transformers", "tokenizers", "accelerate", "peft", "deepspeed", "numpy", "pillow")
+found = {found.name: found.version for found in distributions()}
+print("== tested with Python", ", ".join([platform.python_version(), *(f"{k} {found[k]}" for k in SHOWN if k in found)]))
+END
 exec python -m pytest "$@"

@@ -22,17 +22,17 @@ def case(request):
 
 def test_points_and_colours_keep_their_distances(case):
     _, photo, params = case
-    assert params["size_px"] == 512
-    small = np.asarray(photo.resize((512, 384), Image.Resampling.BILINEAR))
+    assert params["size_px"] == 336
+    small = np.asarray(photo.resize((336, 252), Image.Resampling.BILINEAR))
     for (x, y), color in zip(params["points"], params["colors"], strict=True):
-        assert 20 <= x < 512 - 20 and 20 <= y < 384 - 20
+        assert 14 <= x < 336 - 14 and 14 <= y < 252 - 14
         assert color == [int(c) for c in small[y - 2 : y + 3, x - 2 : x + 3].reshape(25, 3).mean(0)]
     assert all(math.dist(a, b) >= 40 for a, b in itertools.combinations(params["colors"], 2))
 
 
 def test_no_marker_hides_another(case):
     _, _, params = case
-    wh = 512, 384
+    wh = 336, 252
     for a, b in itertools.permutations(map(tuple, params["points"]), 2):
         assert not overlap(MARKER.dot_box(a), MARKER.dot_box(b))
         assert not overlap(MARKER.label_box(a, wh), MARKER.dot_box(b))
@@ -46,10 +46,10 @@ def test_no_marker_hides_another(case):
 def test_the_picture_is_grey_but_for_the_markers(case):
     task, photo, params = case
     painted = np.asarray(task.render([photo], params)).astype(int)
-    grey = np.asarray(photo.resize((512, 384), Image.Resampling.BILINEAR).convert("L")).astype(int)
+    grey = np.asarray(photo.resize((336, 252), Image.Resampling.BILINEAR).convert("L")).astype(int)
     marked = np.zeros(grey.shape, bool)
     for point in map(tuple, params["points"]):
-        for left, top, right, bottom in (MARKER.dot_box(point), MARKER.label_box(point, (512, 384))):
+        for left, top, right, bottom in (MARKER.dot_box(point), MARKER.label_box(point, (336, 252))):
             marked[int(top) : int(bottom) + 2, int(left) : int(right) + 2] = True
         x, y = point
         assert painted[y, x].tolist() == [255, 0, 0]

@@ -96,7 +96,7 @@ def test_all_mistakes_come_in_one_message(tmp_path):
         "no such folder",
         "did you mean 'color'",
         "color has no knob 'pionts'; did you mean 'points'",
-        "color.size_px must be like 512, not 'big'",
+        "color.size_px must be like 336, not 'big'",
         "rotation.square must be like False, not 1",
         "did you mean 'rotation'",
     ):
@@ -118,7 +118,7 @@ def test_knobs_from_a_file(tmp_path, suffix):
         ("- color", "must map tasks to knobs"),
         ("color: 5", "must map tasks to knobs"),
         ("color: {points: 12}", r"color\.points must be 2 to 9, not 12"),
-        ("correspondence: {size_px: 100}", r"size_px must be at least 2 × \(margin_px \+ min_distance_px\)"),
+        ("correspondence: {size_px: 60}", r"size_px must be at least 2 × \(margin_px \+ min_distance_px\)"),
         ("rotation: {wording: 99}", "wording must be null or 0 to 4, not 99"),
     ],
 )

@@ -50,10 +50,10 @@ def test_the_match_shows_the_same_place_as_the_query_and_the_others_do_not(case)
 def test_candidates_are_apart_inside_and_not_hidden(case):
     task, _, params = case
     for xy in [params["query"], *params["candidates"]]:
-        assert all(20 <= c < 336 - 20 for c in xy)
+        assert all(10 <= c < 160 - 10 for c in xy)
     for a, b in itertools.combinations(map(tuple, params["candidates"]), 2):
         assert math.dist(a, b) >= task.min_distance_px
-        assert MARKER.clear_of(a, b, (336, 336))
+        assert MARKER.clear_of(a, b, (160, 160))
 
 
 def test_views_stay_inside_the_photograph(case):
@@ -76,7 +76,7 @@ def test_half_of_the_second_views_are_mirrored_and_the_first_never():
 def test_one_composite_of_both_views():
     task = Correspondence()
     params = task.draw(generator(0, "x"), [card()])
-    assert task.render([card()], params).size == (336 + 16 + 336, 336)
+    assert task.render([card()], params).size == (160 + 16 + 160, 160)
 
 
 def test_fog_without_distinct_places_is_unsuitable():

@@ -8,6 +8,7 @@ import random
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vgift_plugin.config import Flags
 from vgift_plugin.errors import ConfigError, HostMismatchError, NoSuitableImageError, SelfTestError
@@ -146,7 +147,14 @@ def test_a_sample_in_memory_equals_the_same_sample_on_disk(mixed, host, tokenize
     for k in range(len(records), len(mixed)):
         stream, j = mixed.plan(k)
         sample = stream(0, j)
-        sample.image.save(tmp_path / "sample.png")
+        picture = sample.image
+        if aspect == "square" and sample.task != "rotation":  # the host would crop marked points away
+            side = max(picture.size)
+            picture = Image.new(
+                "RGB", (side, side), tuple(int(255 * c) for c in mixed.data_args.image_processor.image_mean)
+            )
+            picture.paste(sample.image, ((side - sample.image.width) // 2, (side - sample.image.height) // 2))
+        picture.save(tmp_path / "sample.png")
         conversation = [
             {"from": "human", "value": f"<image>\n{sample.instruction}"},
             {"from": "gpt", "value": sample.response},
@@ -470,3 +478,12 @@ def test_a_host_without_the_seams_is_refused_untouched(host, change, message):
     with pytest.raises(HostMismatchError, match=message):
         attach(fork)
     assert vars(fork) == before
+
+
+def test_a_tower_that_sees_more_than_is_painted_is_told(module_of, attached, data_args, tokenizer, caplog):
+    module_of(ssl_tasks=TASKS, ssl_ratio=1.0)
+    assert "px long at most" not in caplog.text
+    arguments = data_args(ssl_tasks=TASKS, ssl_ratio=1.0)
+    arguments.image_processor.crop_size = {"height": 384, "width": 384}
+    attached.make_supervised_data_module(tokenizer=tokenizer, data_args=arguments)
+    assert caplog.text.count("336 px long at most, and this run looks at pictures with 384 px: set its size_px") == 3

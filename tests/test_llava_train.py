@@ -145,6 +145,7 @@ def test_the_deepspeed_launcher_with_lora_on_two_processes(tmp_path, train_flags
     launcher = [Path(sys.executable).with_name("deepspeed"), "--num_gpus", 2, "--master_port", 29612]
     command = [*launcher, TRAIN, *arguments({**train_flags, **lora}, output_dir=out)]
     environment = {"DS_ACCELERATOR": "cpu", "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+    environment["ACCELERATE_USE_CPU"] = "true"  # accelerate 0.21 forgets --use_cpu when there is a --deepspeed
     done = run({"ssl_tasks": TASKS, "ssl_ratio": 1.0}, script(tmp_path, command), **environment)
     assert done.returncode == 0, log_of(done)
     assert (out / "adapter_config.json").exists() and (out / "non_lora_trainables.bin").exists()
@@ -223,7 +224,7 @@ def test_the_epoch_is_right_where_the_trainers_own_count_is_not(tmp_path, train_
     mix = json.loads((tmp_path / "accumulated" / "out" / "vgift_mix.json").read_text())
     assert mix["samples"] == 32 and len(steps) == 16  # 4 updates, as the trainer plans them
     epochs = call([sys.executable, "-c", EPOCHS.format(path=str(ROOT / "tests"))])
-    assert epochs.stdout.split() == ["0", "1", "2"], log_of(epochs)
+    assert epochs.stdout.split()[-3:] == ["0", "1", "2"], log_of(epochs)  # DeepSpeed may talk before, on import
 
 
 EPOCHS = """

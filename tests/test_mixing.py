@@ -57,7 +57,7 @@ class Numbers(ImageSource):
     def __init__(self, size):
         super().__init__("numbers", size, "", str)
 
-    def open(self, index):
+    def open(self, index, longest_px=None):
         image = card((20, 20))
         image.putpixel((0, 0), (index, 0, 0))
         return image

@@ -268,11 +268,11 @@ class TestPairs:
         task, params = self.Correspondence(), self.recall(3)
         photos = [Image.new("RGB", (451, 300), "navy"), Image.new("RGB", (400, 300), "darkgreen")]
         pixels = np.asarray(task.render(photos, params))
-        left = int(451 * 336 / 300)
-        assert pixels.shape == (336, left + 16 + int(400 * 336 / 300), 3)
-        assert (pixels[int(70 * 1.12), int(60 * 1.12)] == RED).all()
+        scale = 160 / 451, 160 / 400
+        assert pixels.shape == (int(300 * scale[1]), 160 + 16 + 160, 3)
+        assert (pixels[int(70 * scale[0]), int(60 * scale[0])] == RED).all()
         for x, y in params["candidates"]:
-            assert (pixels[int(y * 1.12), left + 16 + int(x * 1.12)] == RED).all()
+            assert (pixels[int(y * scale[1]), 160 + 16 + int(x * scale[1])] == RED).all()
         instruction, response = task.ask(params)
         assert "photograph" in instruction and response == str(params["answer"])
 

@@ -19,7 +19,7 @@ def drawn(angle, **knobs):
 
 @pytest.mark.parametrize("angle", [0, 90, 180, 270])
 def test_it_turns_clockwise_and_losslessly(angle):
-    task, photo, params = drawn(angle)
+    task, photo, params = drawn(angle, size_px=640)
     turned = task.render([photo], params)
     assert turned.size == ((640, 480) if angle % 180 == 0 else (480, 640))
     assert (np.asarray(turned) == np.rot90(np.asarray(photo), -angle // 90)).all()  # numpy turns counter-clockwise
@@ -27,15 +27,24 @@ def test_it_turns_clockwise_and_losslessly(angle):
 
 
 def test_a_quarter_turn_clockwise_takes_the_top_left_to_the_top_right():
-    task, _, params = drawn(90)
+    task, _, params = drawn(90, size_px=640)
     photo = Image.new("RGB", (640, 480))
     photo.putpixel((0, 0), (255, 0, 0))
     assert task.render([photo], params).getpixel((479, 0)) == (255, 0, 0)
 
 
 @pytest.mark.parametrize("angle", [0, 90])
+def test_it_is_painted_at_the_size_the_host_looks_at_and_never_enlarged(angle):
+    task, photo, params = drawn(angle)
+    small = photo.resize((336, 252), Image.Resampling.BICUBIC)
+    assert (np.asarray(task.render([photo], params)) == np.rot90(np.asarray(small), -angle // 90)).all()
+    tiny = card((200, 100))
+    assert task.render([tiny], params).size == ((200, 100) if angle == 0 else (100, 200))
+
+
+@pytest.mark.parametrize("angle", [0, 90])
 def test_the_square_knob_hides_the_parity(angle):
-    task, photo, params = drawn(angle, square=True)
+    task, photo, params = drawn(angle, square=True, size_px=640)
     turned = task.render([photo], params)
     assert turned.size == (480, 480)
     assert (np.asarray(turned) == np.rot90(np.asarray(photo)[:, 80:560], -angle // 90)).all()

@@ -171,3 +171,17 @@ def test_a_fingerprint_is_of_names_and_order_not_of_the_folder(tmp_path):
             Image.new("RGB", (2, 2)).save(tmp_path / folder / f"{name}.png")
     one, two, three = (from_folder(str(tmp_path / folder)).fingerprint() for folder in ("one", "two", "three"))
     assert one == two != three and one.startswith("2 (")
+
+
+@pytest.mark.parametrize(
+    ("longest_px", "size"), [(None, (640, 480)), (640, (640, 480)), (321, (640, 480)), (320, (320, 240))]
+)
+def test_jpeg_is_decoded_no_larger_than_needed(tmp_path, longest_px, size):
+    path = tmp_path / "a.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    card((640, 480)).save(path, exif=exif)
+    assert open_photo(str(path), longest_px=longest_px).size == size[::-1]  # turned upright
+    assert open_photo(str(path), upright=False, longest_px=longest_px).size == size
+    card((640, 480)).save(tmp_path / "a.png")
+    assert open_photo(str(tmp_path / "a.png"), longest_px=longest_px).size == (640, 480)

@@ -56,6 +56,16 @@ def _patch(args: argparse.Namespace) -> int:
     return 0 if applied or args.action != "status" else 1
 
 
+def _bench(args: argparse.Namespace) -> int:
+    from .bench import measure
+    from .launch import flags_of
+
+    names = ("data_path", "image_folder", "n", "steps_per_s", "batch")
+    given = {name: getattr(args, name) for name in names}
+    print(measure(flags_of(args), llm=args.model_name_or_path, tower=args.vision_tower, **given))
+    return 0
+
+
 def _tasks(args: argparse.Namespace) -> int:
     from .preview import describe_tasks
 
@@ -184,6 +194,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("action", choices=("status", "apply", "revert"))
     sub.add_argument("path", metavar="PATH", help="the checkout: the folder with llava/ (or tinyllava/) in it")
+
+    sub = command(
+        "bench",
+        _bench,
+        "what samples cost beside ordinary ones, on your data and machine, and how many workers a GPU needs",
+        "example:\n  vgift bench --ssl_tasks rotation,color --data_path mix.json --image_folder DIR \\\n"
+        "      --model_name_or_path lmsys/vicuna-7b-v1.5",
+    )
+    add_flags(sub)
+    sub.add_argument("--data_path", required=True, metavar="JSON", help="LLaVA records")
+    sub.add_argument("--image_folder", required=True, metavar="DIR", help="what their pictures are relative to")
+    sub.add_argument("--model_name_or_path", required=True, metavar="NAME", help="whose tokenizer")
+    sub.add_argument("--vision_tower", metavar="NAME", help="whose image processor (default: CLIP's own, 336 px)")
+    sub.add_argument("-n", type=int, default=100, metavar="N", help="samples of each task (default 100)")
+    sub.add_argument("--steps_per_s", type=float, default=1.0, metavar="S", help="to keep up with (default 1)")
+    sub.add_argument("--batch", type=int, default=16, metavar="N", help="samples a step on one GPU (default 16)")
 
     sub = command("tasks", _tasks, "list the tasks: chance level, knobs, one sample", "example:\n  vgift tasks")
     sub.add_argument("--markdown", action="store_true", help="as the README's table")

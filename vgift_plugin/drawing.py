@@ -108,6 +108,12 @@ def side_by_side(left: Image.Image, right: Image.Image, gap_px: int) -> Image.Im
     return canvas
 
 
+def fitted(photo: Image.Image, size_px: int, filter: Image.Resampling = Image.Resampling.BILINEAR) -> Image.Image:
+    """Returns the photograph at a longest side of `size_px`, the other one rounded down."""
+    scale = size_px / max(photo.size)
+    return photo.resize(tuple(max(1, int(side * scale)) for side in photo.size), filter)
+
+
 def looks_flat(image: Image.Image, least: float) -> bool:
     """Tells whether a photograph shows nothing: the brightness of its 32×32 thumbnail varies by less than `least`
     grey levels (standard deviation, 0 to 127.5)."""

@@ -111,7 +111,7 @@ class Stream:
         return [self.source.path(pick) for pick in picks]
 
     def _choices(self, rng: np.random.Generator, picks: list[int]) -> tuple[list[Image.Image], Params]:
-        images = [self.source.open(pick) for pick in picks]
+        images = [self.source.open(pick, self.task.longest_px) for pick in picks]
         return images, self.task.draw(rng, images)
 
 

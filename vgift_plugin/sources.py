@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import math
 import os
 import struct
 import zlib
@@ -16,17 +17,20 @@ from PIL import Image, ImageOps
 
 from .errors import ConfigError, UnsuitableImage
 
+ORIENTATION = 0x0112  # the EXIF tag
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 # What Pillow raises on broken files, by reading its plugins; anything else is a bug and must not pass for a bad image.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, KeyError, IndexError, TypeError)
 
 
-def open_photo(path: str, upright: bool = True) -> Image.Image:
+def open_photo(path: str, upright: bool = True, longest_px: int | None = None) -> Image.Image:
     """Returns the photograph as RGB, turned upright by its EXIF orientation; the first frame of an animation.
 
     Args:
         path: the file.
         upright: False leaves the pixels as they lie in the file.
+        longest_px: what the longest side is needed at. JPEG files are then decoded at 1/2, 1/4 or 1/8 of their size,
+            where that still gives as much; others come as they are.
 
     Raises:
         UnsuitableImage: the file is missing, no file, unreadable, too large (Pillow's own limit, 179 million pixels),
@@ -36,7 +40,13 @@ def open_photo(path: str, upright: bool = True) -> Image.Image:
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
                 raise UnsuitableImage("more than 8 bits")
-            return (ImageOps.exif_transpose(image) if upright else image).convert("RGB")
+            if longest_px is not None:
+                scale = longest_px / max(image.size)
+                image.draft("RGB", (math.ceil(image.width * scale), math.ceil(image.height * scale)))
+            if upright and image.getexif().get(ORIENTATION, 1) != 1:
+                return ImageOps.exif_transpose(image).convert("RGB")
+            image.load()
+            return image if image.mode == "RGB" else image.convert("RGB")  # convert() copies, 9 MB at 2000×1500
     except FileNotFoundError:
         raise UnsuitableImage("missing file") from None
     except IsADirectoryError:
@@ -72,9 +82,9 @@ class ImageSource:
         """Returns number and hash of the names, in order: equal sources give equal samples, wherever they lie."""
         return fingerprint(map(self.name, range(len(self))))
 
-    def open(self, index: int) -> Image.Image:
+    def open(self, index: int, longest_px: int | None = None) -> Image.Image:
         """Returns the photograph; see `open_photo`."""
-        return open_photo(self.path(index))
+        return open_photo(self.path(index), longest_px=longest_px)
 
 
 def fingerprint(entries: Iterable[str]) -> str:

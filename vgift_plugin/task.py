@@ -81,6 +81,7 @@ class Task:
     Class attributes:
         name: registry key, the stem of the task's file.
         images: how many source photographs one sample needs.
+        whole: whether a sample must be seen from edge to edge; hosts that crop to the centre get it on a square canvas.
         wordings: paraphrases of the instruction; `{placeholders}` are filled by `words`.
         published: how to read this task's published metadata (`--ssl_replay`), where there is some.
         pairs: how to read matched pairs of photographs (`--ssl_pairs`), where the task takes them.
@@ -88,6 +89,7 @@ class Task:
 
     name: ClassVar[str] = ""
     images: ClassVar[int] = 1
+    whole: ClassVar[bool] = True
     wordings: ClassVar[tuple[str, ...]] = ()
     published: ClassVar[Optional[Stored]] = None
     pairs: ClassVar[Optional[Stored]] = None
@@ -97,6 +99,16 @@ class Task:
     def __post_init__(self):
         if self.wording is not None and not 0 <= self.wording < len(self.wordings):
             raise ValueError(f"wording must be null or 0 to {len(self.wordings) - 1}, not {self.wording}")
+
+    @property
+    def picture_px(self) -> Optional[int]:
+        """The longest side of what `render` paints by these knobs; None where that depends on the photograph."""
+        return None
+
+    @property
+    def longest_px(self) -> Optional[int]:
+        """The longest side photographs are needed at: larger JPEG files are decoded smaller. None: as they are."""
+        return None
 
     def draw(self, rng: np.random.Generator, images: list[Image.Image]) -> Params:
         """Makes every choice of one sample.

@@ -56,6 +56,7 @@ def mixed(
         first = self_test(stream, view, tokenizer, getattr(module, "conversation_lib", None))
         for name, values in lengths.items():
             values.append(getattr(view.of(first.record("vgift-length", "image.ppm")), name)[0])
+    _tell_small_pictures(parts, data_args)
     mix = describe(flags, base, data_args.data_path, parts, replay)
     if replay is not None:
         base = ReplayedDataset(base, replay, view.speak)
@@ -69,6 +70,23 @@ def mixed(
         "train_dataset": dataset,
         "callbacks": [*data_module.get("callbacks", ()), MixCallback(dataset, mix)],
     }
+
+
+def _tell_small_pictures(parts: list[tuple[Stream, int]], data_args: Any) -> None:
+    """Warns where the vision tower sees more than a task paints, and the host would enlarge its pictures."""
+    crop = getattr(getattr(data_args, "image_processor", None), "crop_size", None)
+    seen_px = max(crop.values()) if isinstance(crop, dict) else 0
+    anyres = str(getattr(data_args, "image_aspect_ratio", "")).startswith("anyres")
+    for stream, _ in parts:
+        size_px = stream.task.picture_px
+        if size_px is not None and (size_px < seen_px or anyres):
+            logger.warning(
+                "%s is painted %d px long at most, and this run looks at pictures with %s: set its size_px "
+                "in --ssl_config",
+                stream.task.name,
+                size_px,
+                "anyres, which sees more" if anyres else f"{seen_px} px",
+            )
 
 
 def describe(

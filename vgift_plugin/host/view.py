@@ -11,8 +11,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 
+from ..registry import get_task
 from ..task import Sample
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # None is the system's folder of temporary files
@@ -33,7 +34,12 @@ class OneRecordView:
 
     def __call__(self, sample: Sample, name: str) -> Any:
         """Returns what the host returns for the sample: in LLaVA a dict with input_ids, labels and image."""
-        return self.speak(sample.record(f"vgift-{name}", f"{name}.ppm"), [sample.image])
+        return self.speak(sample.record(f"vgift-{name}", f"{name}.ppm"), [self.picture(sample)])
+
+    def picture(self, sample: Sample) -> Image.Image:
+        """Returns the sample's picture, on a square canvas where it must be seen whole and the host would crop it."""
+        mean = crops_to_centre(self.base.data_args) if get_task(sample.task).whole else None
+        return sample.image if mean is None else ImageOps.pad(sample.image, (max(sample.image.size),) * 2, color=mean)
 
     def speak(self, record: dict, pictures: list[Image.Image]) -> Any:
         """Returns what the host returns for a record with these pictures in the place of its own."""
@@ -49,6 +55,20 @@ class OneRecordView:
             view.data_args.image_folder = ""
         view.list_data_dict = [record]
         return view
+
+
+def crops_to_centre(data_args: Any) -> tuple[int, int, int] | None:
+    """Returns the canvas colour (the processor's mean, as LLaVA pads with) where the host crops; else None.
+
+    `--image_aspect_ratio pad` shows all of a picture, and so do the anyres ways of forks; `square`, the default that
+    LLaVA's first scripts leave, cuts off what CLIP's centre crop does.
+    """
+    processor = getattr(data_args, "image_processor", None)
+    if getattr(data_args, "image_aspect_ratio", "square") != "square" or not getattr(
+        processor, "do_center_crop", False
+    ):
+        return None
+    return tuple(int(255 * mean) for mean in processor.image_mean)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Colour matching: which colour had each marked point before the photograph lost its colours?
 
 V-GIFT (arXiv 2604.12966), section 3.2 and the release's constants: longest side 512, five points, 20 px margin, mean of
-a 5×5 patch, pairwise RGB distance of 40.
+a 5×5 patch, pairwise RGB distance of 40. Here it is painted at the 336 px that LLaVA-1.5 looks at, margin to scale.
 """
 
 from __future__ import annotations
@@ -17,22 +17,16 @@ import numpy as np
 from PIL import Image
 
 from ..colors import colorfulness, nearest_names
-from ..drawing import Marker, PublishedMarker
+from ..drawing import Marker, PublishedMarker, fitted
 from ..errors import UnsuitableImage
 from ..registry import register
 from ..task import Params, Stored, Task, knob, tidy
 
-MARKER = Marker(radius_px=8, font_px=28)
+MARKER = Marker(radius_px=6, font_px=18)
 PUBLISHED_MARKER = PublishedMarker(radius_px=8, rim="white", rim_px=2, font_px=28, offset=(5, -3), padding_px=3)
 PUBLISHED_SIZE_PX = 512
 PATCH_PX = 5
 CANDIDATES = 256  # points tried, in order, before the photograph is passed over
-
-
-def fitted(photo: Image.Image, size_px: int) -> Image.Image:
-    """Returns the photograph at a longest side of `size_px`, the other one rounded down."""
-    scale = size_px / max(photo.size)
-    return photo.resize(tuple(max(1, int(side * scale)) for side in photo.size), Image.Resampling.BILINEAR)
 
 
 def _recall(task: Color, row: Mapping, rng: np.random.Generator) -> Params:
@@ -83,8 +77,8 @@ class Color(Task):
     )
 
     points: int = knob(5, "how many points are marked, 2 to 9")
-    size_px: int = knob(512, "longest side of the painted image, in pixels")
-    margin_px: int = knob(20, "least distance of a point from the border, in pixels")
+    size_px: int = knob(336, "longest side of the painted image, in pixels")
+    margin_px: int = knob(14, "least distance of a point from the border, in pixels")
     min_distance: float = knob(40.0, "least distance between two of the colours (Euclidean, RGB 0 to 255)")
     min_colorfulness: float = knob(
         15.0, "photographs below this colourfulness (Hasler and Süsstrunk 2003) are near-grey"
@@ -101,6 +95,16 @@ class Color(Task):
             )
         if self.size_px < 4 * self.margin_px + 64:
             raise ValueError(f"size_px must be at least 4 × margin_px + 64, not {self.size_px}")
+
+    @property
+    def picture_px(self) -> int:
+        """`size_px`."""
+        return self.size_px
+
+    @property
+    def longest_px(self) -> int:
+        """At least twice what is painted."""
+        return 2 * self.size_px
 
     def draw(self, rng: np.random.Generator, images: list[Image.Image]) -> Params:
         """Chooses points (pixels of the painted image), their colours, and the order in which these are listed."""

@@ -73,13 +73,13 @@ class Correspondence(Task):
     pairs: ClassVar[Stored] = photo_pairs.PAIRS
 
     candidates: int = knob(3, "how many points are offered, 2 to 6")
-    size_px: int = knob(336, "side of each square view, in pixels")
+    size_px: int = knob(160, "side of each square view, in pixels; two and the gap make 336")
     min_scale: float = knob(0.5, "least side of a view as a share of the photograph's shorter side, up to 1")
     max_perspective: float = knob(0.08, "how far a corner may move inwards, as a share of the view's side, 0 to 0.25")
     max_light: float = knob(0.25, "brightness, contrast and saturation change by up to this share, 0 to 0.9")
-    min_distance_px: int = knob(64, "least distance between two candidates in the right view, in pixels")
+    min_distance_px: int = knob(30, "least distance between two candidates in the right view, in pixels")
     min_difference: float = knob(10.0, "least mean difference (0 to 255) of what surrounds two candidates")
-    margin_px: int = knob(20, "least distance of a point from the border of its view, in pixels")
+    margin_px: int = knob(10, "least distance of a point from the border of its view, in pixels")
     min_side_px: int = knob(96, "photographs with a shorter side than this are passed over")
 
     def __post_init__(self):
@@ -94,6 +94,16 @@ class Correspondence(Task):
             raise ValueError(f"max_light must be 0 to 0.9, not {self.max_light}")
         if self.size_px < 2 * self.margin_px + 2 * self.min_distance_px:
             raise ValueError(f"size_px must be at least 2 × (margin_px + min_distance_px), not {self.size_px}")
+
+    @property
+    def picture_px(self) -> int:
+        """Two views and the gap."""
+        return 2 * self.size_px + GAP_PX
+
+    @property
+    def longest_px(self) -> int:
+        """Enough for a view of half the shorter side to be painted without enlarging it."""
+        return round(2 * self.size_px / self.min_scale)
 
     def draw(self, rng: np.random.Generator, images: list[Image.Image]) -> Params:
         """Chooses two views, the candidates, and which of them the query asks for. Points are pixels of their view."""
@@ -176,7 +186,7 @@ class Correspondence(Task):
         return np.asarray(small, np.float32)[y, x]
 
     def render(self, images: list[Image.Image], params: Params) -> Image.Image:
-        """Returns both views on one canvas, 16 px apart: 688×336 for views of 336 px. See photo_pairs for two
+        """Returns both views on one canvas, 16 px apart: 336×160 for views of 160 px. See photo_pairs for two
         photographs."""
         if params["kind"] != "views":
             return (photo_pairs.paint_pair if params["kind"] == "pair" else photo_pairs.paint_published)(images, params)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PUBLISHED_MARKER = PublishedMarker(radius_px=12, rim="red", rim_px=3, font_px=50, offset=(8, -5), padding_px=5)
 PUBLISHED_HEIGHT_PX = 512
-MARKER = Marker(radius_px=7, font_px=28)
+MARKER = Marker(radius_px=4, font_px=14)
 GAP_PX = 16
 
 WORDINGS = (
@@ -99,7 +99,7 @@ PAIRS = Stored(_recall_pair, ("image1", "image2"))
 
 
 def paint_pair(photos: list[Image.Image], params: Params) -> Image.Image:
-    """Returns both photographs side by side, each fitted into 2×1 times `size_px` pixels, with Q and the numbers."""
+    """Returns both photographs side by side, each fitted into 1×1.5 times `size_px` pixels, with Q and the numbers."""
     panels = []
     for photo, points, labels in zip(photos, *_marks(params, "Q"), strict=True):
         scale = _scale(photo.size, params["size_px"])
@@ -112,7 +112,7 @@ def paint_pair(photos: list[Image.Image], params: Params) -> Image.Image:
 
 
 def _scale(wh: tuple[int, int], size_px: int) -> float:
-    return min(size_px / wh[1], 2 * size_px / wh[0])
+    return min(size_px / wh[0], 1.5 * size_px / wh[1])
 
 
 def paint_published(photos: list[Image.Image], params: Params) -> Image.Image:

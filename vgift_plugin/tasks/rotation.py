@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from ..drawing import looks_flat
+from ..drawing import fitted, looks_flat
 from ..errors import UnsuitableImage
 from ..registry import register
 from ..task import Params, Stored, Task, knob
@@ -28,7 +28,7 @@ def _recall(task: Rotation, row: Mapping, rng: np.random.Generator) -> Params:
     angle = row["rotation_degrees"]
     if angle not in ANGLES_DEG:
         raise ValueError(f"rotation_degrees is {angle!r}, not 0, 90, 180 or 270")
-    return {"angle_deg": angle, "crop": None, "wording": task.draw_wording(rng)}
+    return {"angle_deg": angle, "crop": None, "size_px": None, "wording": task.draw_wording(rng)}
 
 
 @register
@@ -41,6 +41,7 @@ class Rotation(Task):
     """
 
     name: ClassVar[str] = "rotation"
+    whole: ClassVar[bool] = False  # its photograph is seen as the host sees every other
     wordings: ClassVar[tuple[str, ...]] = (
         "This photograph was turned clockwise by one of these angles: 0, 90, 180 or 270 degrees. "
         "Which one? Reply with the number only.",
@@ -57,9 +58,25 @@ class Rotation(Task):
         _recall, ("source_image",), False, ("rotation_metadata.json",), r"(?P<id>.+)_(?P<part>rot(?:0|90|180|270))\.jpg"
     )
 
+    size_px: int = knob(336, "longest side of the painted image; smaller photographs stay as they are")
     square: bool = knob(False, "cut out the centre square first, so that padding cannot give away the angle's parity")
     min_side_px: int = knob(32, "photographs with a shorter side than this are passed over")
     min_contrast: float = knob(3.0, "photographs whose brightness varies less than this (grey levels) are passed over")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.size_px < 32:
+            raise ValueError(f"size_px must be at least 32, not {self.size_px}")
+
+    @property
+    def picture_px(self) -> int:
+        """`size_px`."""
+        return self.size_px
+
+    @property
+    def longest_px(self) -> int:
+        """Twice what is painted, so that the last step down is a good filter's."""
+        return 2 * self.size_px
 
     def draw(self, rng: np.random.Generator, images: list[Image.Image]) -> Params:
         """Chooses the angle, and the square where the knob asks for it. See Task.draw."""
@@ -74,14 +91,17 @@ class Rotation(Task):
         return {
             "angle_deg": int(rng.choice(list(ANGLES_DEG))),
             "crop": [left, top, left + side, top + side] if self.square else None,
+            "size_px": self.size_px,
             "wording": self.draw_wording(rng),
         }
 
     def render(self, images: list[Image.Image], params: Params) -> Image.Image:
-        """Returns the turned photograph; at 90 and 270 degrees width and height are swapped."""
+        """Returns the turned photograph, `size_px` long at most; at 90 and 270 degrees width and height are swapped."""
         (photo,) = images
         if params["crop"] is not None:
             photo = photo.crop(tuple(params["crop"]))
+        if params["size_px"] is not None and max(photo.size) > params["size_px"]:
+            photo = fitted(photo, params["size_px"], Image.Resampling.BICUBIC)
         transpose = ANGLES_DEG[params["angle_deg"]]
         return photo.copy() if transpose is None else photo.transpose(transpose)
 

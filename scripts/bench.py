@@ -1,0 +1,267 @@
+"""What the plugin costs, each number beside a baseline taken in turn with it: ratios, never times alone.
+
+    python scripts/bench.py [--small] [--json FILE]
+
+Upstream's own dataset, CLIP's preprocessing at 336 px, real photographs (those of scikit-image at COCO's 640×480 and at
+2000×1500, as JPEG), one core, no GPU. `--small` takes few samples: it shows that all rows run, not what they cost.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+if hasattr(os, "sched_setaffinity"):
+    CORES = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, CORES[:1])
+
+import numpy as np
+import skimage
+import torch
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent / "demo"))
+from tiny_llava import build_tokenizer
+
+from vgift_plugin import get_task
+from vgift_plugin.bench import Row, generation, in_turn, table, through_the_host
+from vgift_plugin.colors import rgb_to_lab, xkcd
+from vgift_plugin.config import Flags, counts
+from vgift_plugin.host.upstream import upstream_dataset
+from vgift_plugin.host.view import OneRecordView
+from vgift_plugin.mixing import MixedDataset, Stream
+from vgift_plugin.seeding import generator
+from vgift_plugin.sources import from_folder, open_photo
+from vgift_plugin.streams import streams
+
+TASKS = "rotation,color,correspondence"
+SIZES = {"640×480": (640, 480), "2000×1500": (2000, 1500)}
+TARGETS = {"rotation": (1.05, 0.3), "color": (1.4, 1.0), "correspondence": (1.4, 2.0)}
+MIX665K = 665_298
+
+
+def photographs(folder: Path, wh: tuple[int, int]) -> None:
+    """Writes eleven crops of real photographs, as JPEG of quality 92."""
+    folder.mkdir(parents=True)
+    source = Path(skimage.__file__).parent / "data"
+    for name in (
+        "astronaut.png",
+        "chelsea.png",
+        "coffee.png",
+        "rocket.jpg",
+        "motorcycle_left.png",
+        "motorcycle_right.png",
+    ):
+        image = Image.open(source / name).convert("RGB")
+        scale = max(wh[0] / image.width, wh[1] / image.height)
+        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
+        for k, left in enumerate({0, image.width - wh[0]}):
+            rng = np.random.default_rng(k)  # a camera's grain: an enlarged picture alone is too easy to decode
+            pixels = np.asarray(image.crop((left, 0, left + wh[0], wh[1])), np.float32)
+            grainy = np.clip(pixels + rng.normal(0, 4, (wh[1], wh[0], 1)), 0, 255).astype(np.uint8)
+            Image.fromarray(grainy).save(folder / f"{Path(name).stem}-{k}.jpg", quality=92)
+
+
+def records(folder: Path, count: int) -> list[dict]:
+    """Returns base records as LLaVA has them, about the photographs of a folder."""
+    names = sorted(path.name for path in folder.iterdir())
+    ask = {"from": "human", "value": "<image>\nWhat does this picture show? Answer briefly."}
+    answer = {"from": "gpt", "value": "A photograph."}
+    return [{"id": str(k), "image": names[k % len(names)], "conversations": [ask, answer]} for k in range(count)]
+
+
+def naming(n: int, photo: Image.Image) -> Row:
+    """Colour matching against the same with a plain loop over all names for every colour."""
+    task, (names, _) = get_task("color")(), xkcd()
+    from matplotlib.colors import XKCD_COLORS
+
+    table_rgb = [tuple(int(code[k : k + 2], 16) for k in (1, 3, 5)) for code in XKCD_COLORS.values()]
+
+    def plain(color: list[int]) -> str:
+        best, found = float("inf"), ""
+        mine = rgb_to_lab(np.array(color))
+        for name, rgb in zip(names, table_rgb, strict=True):
+            distance = float(((rgb_to_lab(np.array(rgb)) - mine) ** 2).sum())
+            if distance < best:
+                best, found = distance, name
+        return found
+
+    def ours(j: int) -> dict:
+        params = task.draw(generator(0, "bench", j), [photo])
+        task.render([photo], params)
+        task.ask(params)
+        return params
+
+    colors = [ours(j)["colors"] for j in range(n)]
+    times = in_turn(
+        [lambda j=j: ours(j) for j in range(n)],
+        [lambda j=j: (ours(j), [plain(color) for color in colors[j]]) for j in range(n)],
+    )
+    return Row("color, all of it / with a plain loop over the 949 names", *times, target=1 / 20)
+
+
+def loading(base, folder: Path, epochs: int, results: list) -> None:
+    """DataLoader throughput, and how much a worker grows over an epoch, with the plugin and without."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, CORES)
+    flags = Flags(ssl_tasks=TASKS, ssl_ratio=0.1)
+    made = streams(flags, flags.resolve(), base.list_data_dict, str(folder), None)
+    parts = list(zip(made, counts(flags.resolve(), 0.1, len(base)), strict=True))
+    lengths = {"lengths": [1] * len(parts), "modality_lengths": [1] * len(parts)}
+    both = {"with": MixedDataset(base, parts, OneRecordView(base), lengths), "without": base}
+    per_sample: dict[str, list[float]] = {"with": [], "without": []}
+    growth: dict[str, list[float]] = {"with": [], "without": []}
+    for _ in range(epochs):
+        for name, dataset in both.items():
+            loader = torch.utils.data.DataLoader(
+                Resident(dataset),
+                batch_size=None,
+                shuffle=True,
+                num_workers=2,
+                generator=torch.Generator().manual_seed(0),
+            )
+            start, seen = time.perf_counter(), []
+            for _, resident in loader:
+                seen.append(int(resident))
+            per_sample[name].append((time.perf_counter() - start) / len(dataset) * 1e3)
+            growth[name].append(statistics.mean(seen[-20:]) / statistics.mean(seen[20:60]))
+    times = [statistics.median(per_sample[name]) for name in ("with", "without")]
+    results.append(Row("DataLoader, 2 workers, ratio 0.1, time a sample / upstream alone", *times, target=1 / 0.98))
+    grown = [statistics.median(growth[name]) for name in ("with", "without")]
+    results.append(Row("worker's memory, end / start of an epoch (no unit), with / without", *grown, target=1.02))
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, CORES[:1])
+
+
+class Resident(torch.utils.data.Dataset):
+    """A dataset that also returns its process's resident memory, bytes."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        return self.dataset[index]["image"], memory()
+
+
+def memory() -> int:
+    """Returns this process's resident memory in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Nothing(Sequence):
+    """A hundred million base records that store nothing."""
+
+    def __len__(self):
+        return 100_000_000
+
+    def __getitem__(self, index):
+        return {}
+
+
+def construction(tokenizer: Path, folder: Path, work: Path, size: int, results: list) -> None:
+    """Construction and lengths on all of mix665k, against upstream's own lengths; then a hundred million records."""
+    path = work / "mix.json"
+    path.write_text(json.dumps(records(folder, size)))
+    base = upstream_dataset(str(path), str(folder), str(tokenizer), None)
+    flags = Flags(ssl_tasks=TASKS, ssl_ratio=0.1)
+
+    def mix() -> MixedDataset:
+        sizes = counts(flags.resolve(), 0.1, len(base))
+        made = streams(flags, flags.resolve(), base.list_data_dict, str(folder), None)
+        lengths = {"lengths": [1] * 3, "modality_lengths": [1] * 3}
+        dataset = MixedDataset(base, list(zip(made, sizes, strict=True)), None, lengths)
+        assert len(dataset.modality_lengths) == len(dataset)
+        return dataset
+
+    mix()
+    before = memory()
+    kept = mix()
+    grown = (memory() - before) / 1e6
+    repeats = 5
+    times = in_turn([mix] * repeats, [lambda: base.modality_lengths] * repeats)
+    results.append(Row(f"MixedDataset on {size:,} records + lengths / upstream's lengths", *times, target=1.15))
+    print(f"resident memory of the mixture on {size:,} records: {grown:.1f} MB more (target: 20)")
+    source = from_folder(str(folder))
+    stream = Stream(get_task("rotation")(), source, 0)
+
+    def bare(over) -> MixedDataset:
+        made = MixedDataset(over, [(stream, len(over) // 10)], None, {"lengths": [1], "modality_lengths": [1]})
+        made.plan(len(made) - 1)
+        return made
+
+    times = in_turn([lambda: bare(Nothing())] * 50, [lambda: bare(base)] * 50)
+    results.append(Row(f"MixedDataset on 100,000,000 records / on {size:,}", *times))
+    assert len(kept) > size
+
+
+def imports(results: list, repeats: int) -> None:
+    """What `vgift run` adds to a process: one that does not import llava, and one that does."""
+    bootstrap = Path(get_task.__code__.co_filename).parent / "_bootstrap"
+    plain = {**os.environ, "PYTHONPATH": ""}
+    from urllib.parse import quote
+
+    payload = quote(json.dumps({"flags": {"ssl_tasks": "rotation"}, "receipts": "/nowhere"}), safe="")
+    hooked = {**os.environ, "PYTHONPATH": str(bootstrap), "PYTHON_VGIFT": payload}
+
+    def start(code: str, environment: dict) -> None:
+        subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
+
+    for name, code, most in (("pass", "pass", 60), ("import llava.train.train", "import llava.train.train", 150)):
+        count = repeats if name == "pass" else max(3, repeats // 3)
+        times = in_turn([lambda c=code: start(c, hooked)] * count, [lambda c=code: start(c, plain)] * count)
+        results.append(Row(f"python -c '{name}', hooked / not", *times))
+        print(f"python -c '{name}': {times[0] - times[1]:.0f} ms more with the hook (target: {most})")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--small", action="store_true", help="few samples: every row, no measurement")
+    parser.add_argument("--json", metavar="FILE", help="also write [{row, value, target, baseline_ms, ours_ms}]")
+    args = parser.parse_args()
+    n = 3 if args.small else 60
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="vgift-bench-") as work:
+        build_tokenizer(Path(work, "llm"))
+        for size, wh in SIZES.items():
+            folder = Path(work, size)
+            photographs(folder, wh)
+            path = Path(work, f"{size}.json")
+            path.write_text(json.dumps(records(folder, 400 if not args.small else 40)))
+            base = upstream_dataset(str(path), str(folder), str(Path(work, "llm")), None)
+            flags = Flags(ssl_tasks=TASKS)
+            made = streams(flags, flags.resolve(), base.list_data_dict, str(folder), None)
+            whole = [through_the_host(stream, base, n) for stream in made]
+            alone = [generation(stream, n) for stream in made]
+            for stream, one, other in zip(made, whole, alone, strict=True):
+                targets = TARGETS[stream.task.name] if size == "640×480" else (None, None)
+                rows += [
+                    Row(f"{size}: {row.row}", row.ours_ms, row.baseline_ms, target)
+                    for row, target in zip((one, other), targets, strict=True)
+                ]
+            mean = [statistics.mean(getattr(row, side) for row in whole) for side in ("ours_ms", "baseline_ms")]
+            rows.append(Row(f"{size}: mean of the three, file to tensors", *mean, 1.15 if size == "640×480" else None))
+            if size == "640×480":
+                rows.append(naming(2 if args.small else 10, open_photo(str(next(folder.iterdir())))))
+                loading(base, folder, 1 if args.small else 5, rows)
+                construction(Path(work, "llm"), folder, Path(work), 2_000 if args.small else MIX665K, rows)
+        imports(rows, 3 if args.small else 15)
+    print(table(rows))
+    if args.json:
+        keys = ("row", "value", "target", "baseline_ms", "ours_ms")
+        Path(args.json).write_text(
+            json.dumps([{key: getattr(row, key) for key in keys} for row in rows], indent=1) + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""Upstream's dataset without a training run around it, to be measured."""
+
+from __future__ import annotations
+
+import importlib
+from argparse import Namespace
+from typing import Any
+
+from .hook import HOST
+
+CLIP = {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}  # clip-vit-large-patch14-336
+
+
+def upstream_dataset(data_path: str, image_folder: str, llm: str, tower: str | None, aspect: str = "pad") -> Any:
+    """Returns upstream's own dataset, as its training makes it.
+
+    Args:
+        data_path: LLaVA records.
+        image_folder: what their pictures are relative to.
+        llm: whose tokenizer; a name or folder.
+        tower: whose image processor; by default CLIP's own at 336 px, which needs no download.
+        aspect: `--image_aspect_ratio`.
+    """
+    from transformers import AutoTokenizer, CLIPImageProcessor
+
+    host = importlib.import_module(HOST)
+    tokenizer = AutoTokenizer.from_pretrained(llm, model_max_length=2048, padding_side="right", use_fast=False)
+    tokenizer.pad_token = tokenizer.unk_token
+    host.conversation_lib.default_conversation = host.conversation_lib.conv_templates["v1"]
+    processor = CLIPImageProcessor(**CLIP) if tower is None else CLIPImageProcessor.from_pretrained(tower)
+    arguments = Namespace(
+        image_folder=image_folder,
+        image_aspect_ratio=aspect,
+        image_processor=processor,
+        is_multimodal=True,
+        mm_use_im_start_end=False,
+        data_path=data_path,
+    )
+    return host.LazySupervisedDataset(data_path, tokenizer, arguments)
