@@ -3,11 +3,11 @@ import math
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageEnhance
 
 from vgift_plugin import UnsuitableImage, generator, get_task
 from vgift_plugin.drawing import test_card as card
-from vgift_plugin.tasks.correspondence import GAP_PX, MARKER, corners, homography, warp
+from vgift_plugin.tasks.correspondence import GAP_PX, MARKER, corners, homography, relit, warp
 
 Correspondence = get_task("correspondence")
 
@@ -83,3 +83,13 @@ def test_fog_without_distinct_places_is_unsuitable():
     fog = Image.fromarray(np.tile(np.linspace(120, 135, 400).astype(np.uint8), (300, 1))).convert("RGB")
     with pytest.raises(UnsuitableImage, match="nothing to tell apart"):
         Correspondence().draw(generator(0, "x"), [fog])
+
+
+def test_light_is_brightness_contrast_and_saturation_in_one():
+    """Against Pillow's three enhancers, one at a time; what they clip in between is not compared."""
+    image = card().resize((160, 160)).point(lambda value: 60 + value // 2)
+    assert (np.asarray(relit(image, 1, 1, 1)) == np.asarray(image)).all()
+    for k, enhancer in enumerate((ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)):
+        for factor in (0.8, 1.2):
+            ours = np.asarray(relit(image, *(factor if j == k else 1 for j in range(3)))).astype(int)
+            assert abs(ours - np.asarray(enhancer(image).enhance(factor)).astype(int)).max() <= 2

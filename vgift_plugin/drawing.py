@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -57,11 +58,18 @@ class Marker:
 
     def paint(self, image: Image.Image, xy: tuple[int, int], label: str) -> None:
         """Paints the marker onto an RGB image, in place."""
-        draw = ImageDraw.Draw(image)
-        left, top, right, bottom = self.label_box(xy, image.size)
-        draw.rectangle((left, top, right, bottom), fill="white")
-        draw.text(((left + right) / 2, (top + bottom) / 2), label, fill="red", font=font(self.font_px), anchor="mm")
-        draw.ellipse(self.dot_box(xy), fill="red", outline="white", width=2)
+        left, top, *_ = self.label_box(xy, image.size)
+        image.paste(_label(label, self.font_px), (int(left), int(top)))
+        ImageDraw.Draw(image).ellipse(self.dot_box(xy), fill="red", outline="white", width=2)
+
+
+@lru_cache(maxsize=64)  # setting a letter takes longer than all else of a marker
+def _label(label: str, font_px: int) -> Image.Image:
+    """Returns a label in red on its white box."""
+    side = round(1.1 * font_px)
+    box = Image.new("RGB", (side + 1, side + 1), "white")
+    ImageDraw.Draw(box).text((side / 2, side / 2), label, fill="red", font=font(font_px), anchor="mm")
+    return box
 
 
 # Where Pillow's complex text layout puts the letters of a word, and the word's width, at a font size: machines without
@@ -108,16 +116,29 @@ def side_by_side(left: Image.Image, right: Image.Image, gap_px: int) -> Image.Im
     return canvas
 
 
-def fitted(photo: Image.Image, size_px: int, filter: Image.Resampling = Image.Resampling.BILINEAR) -> Image.Image:
-    """Returns the photograph at a longest side of `size_px`, the other one rounded down."""
-    scale = size_px / max(photo.size)
-    return photo.resize(tuple(max(1, int(side * scale)) for side in photo.size), filter)
+_last: tuple = (lambda: None, None, None)
+
+
+def fitted(photo: Image.Image, size_px: int) -> Image.Image:
+    """Returns the photograph at a longest side of `size_px`, the other one rounded down; not to be painted on.
+
+    `draw` and `render` of a sample ask for the same one, so the last is kept, for as long as its photograph lives.
+    """
+    global _last
+    of, size, kept = _last
+    if of() is not photo or size != size_px:
+        scale = size_px / max(photo.size)
+        wh = tuple(max(1, int(side * scale)) for side in photo.size)
+        kept = photo.resize(wh, Image.Resampling.BILINEAR)
+        _last = weakref.ref(photo), size_px, kept
+    return kept
 
 
 def looks_flat(image: Image.Image, least: float) -> bool:
-    """Tells whether a photograph shows nothing: the brightness of its 32×32 thumbnail varies by less than `least`
-    grey levels (standard deviation, 0 to 127.5)."""
-    return float(np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BOX), np.float32).std()) < least
+    """Tells whether a photograph shows nothing: the brightness of its thumbnail of about 32 px varies by less than
+    `least` grey levels (standard deviation, 0 to 127.5)."""
+    small = image.reduce(max(1, max(image.size) // 32)).convert("L")
+    return float(np.asarray(small, np.float32).std()) < least
 
 
 def test_card(wh: tuple[int, int] = (640, 480)) -> Image.Image:

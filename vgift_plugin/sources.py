@@ -194,18 +194,12 @@ def from_records(
     Raises:
         ConfigError: no record has an image, or none that matches.
     """
-    seen: set[str] = set()
-    positions, example, left_out = [], None, 0
-    for position, record in enumerate(records):
-        name = picture_name(record)
-        if name is None or name in seen:
-            continue
-        seen.add(name)
-        example = example or name
-        if leave_out(name):
-            left_out += 1
-        elif pattern is None or fnmatch.fnmatchcase(name, pattern):
-            positions.append(position)
+    names = [image if type(image := record.get("image")) is str else picture_name(record) for record in records]
+    seen = dict(zip(reversed(names), reversed(range(len(names))), strict=True))  # the first of each name stays
+    seen.pop(None, None)
+    photographs = [(position, name) for name, position in seen.items() if not leave_out(name)]
+    positions = sorted(p for p, name in photographs if pattern is None or fnmatch.fnmatchcase(name, pattern))
+    example, left_out = names[min(seen.values())] if seen else None, len(seen) - len(photographs)
     if not seen:
         raise ConfigError(
             "no record of the base set has an image to make samples of; name a folder: --ssl_image_folder"

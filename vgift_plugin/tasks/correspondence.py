@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from PIL import Image, ImageEnhance
+from PIL import Image
 
 from ..drawing import side_by_side
 from ..errors import UnsuitableImage
@@ -24,7 +24,8 @@ from .photo_pairs import GAP_PX, MARKER
 TRIES = 8  # pairs of views tried before the photograph is passed over
 POINTS = 96  # points tried in each pair of views
 FLIP = (1, 0, 3, 2)  # the corners of a mirrored view, named from those of the plain one
-ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+LIGHTS = 3  # brightness, contrast, saturation
+LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def homography(source: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -40,6 +41,18 @@ def warp(matrix: np.ndarray, xy: np.ndarray) -> np.ndarray:
     """Returns points of shape (n, 2) after a homography."""
     out = np.column_stack([xy, np.ones(len(xy))]) @ matrix.T
     return out[:, :2] / out[:, 2:]
+
+
+def relit(image: Image.Image, brightness: float, contrast: float, saturation: float) -> Image.Image:
+    """Returns an image with its light changed by three factors, 1 for none; contrast is about its mean luma.
+
+    All three are linear in RGB, so they make one matrix.
+    """
+    mean = float(np.asarray(image.reduce(8), np.float32).mean((0, 1)) @ LUMA) * brightness
+    grey = np.outer(np.ones(3), LUMA)
+    matrix = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * grey)
+    offset = np.full((3, 1), (1 - contrast) * mean)  # grey itself, which saturation leaves as it is
+    return image.convert("RGB", tuple(np.hstack([matrix, offset]).ravel().tolist()))
 
 
 def corners(size_px: int) -> np.ndarray:
@@ -110,14 +123,12 @@ class Correspondence(Task):
         (photo,) = images
         if min(photo.size) < self.min_side_px:
             raise UnsuitableImage("too small")
-        scale = min(1.0, 256 / max(photo.size))
-        wh = tuple(max(1, round(side * scale)) for side in photo.size)
-        small = photo.resize(wh, Image.Resampling.BILINEAR, reducing_gap=2.0)
+        small = photo.reduce(max(1, max(photo.size) // 256))
         for _ in range(TRIES):
             quads = [self._quad(rng, photo.size), self._quad(rng, photo.size)]
             if rng.random() < 0.5:
                 quads[1] = quads[1][list(FLIP)]
-            light = (1 + self.max_light * rng.uniform(-1, 1, (2, len(ENHANCERS)))).round(3)
+            light = (1 + self.max_light * rng.uniform(-1, 1, (2, LIGHTS))).round(3)
             chosen = self._choose(rng, photo.size, small, quads)
             if chosen is not None:
                 break
@@ -147,11 +158,11 @@ class Correspondence(Task):
 
     def _choose(self, rng: np.random.Generator, wh: tuple[int, int], small: Image.Image, quads: list[np.ndarray]):
         """Returns (queries, candidates), matching pixels of both views, or None where too few points qualify."""
-        to_photo = [homography(corners(self.size_px), quad) for quad in quads]
+        to_left, from_right = homography(quads[0], corners(self.size_px)), homography(corners(self.size_px), quads[1])
         inner = self.margin_px, self.size_px - self.margin_px
         right = rng.integers(*inner, (POINTS, 2))
-        on_photo = warp(to_photo[1], right + 0.5)
-        left = np.floor(warp(np.linalg.inv(to_photo[0]), on_photo)).astype(int)
+        on_photo = warp(from_right, right + 0.5)
+        left = np.floor(warp(to_left, on_photo)).astype(int)
         visible = ((left >= inner[0]) & (left < inner[1])).all(1)
         if visible.sum() < self.candidates:
             return None
@@ -202,18 +213,14 @@ class Correspondence(Task):
 
     @staticmethod
     def _view(photo: Image.Image, quad: np.ndarray, light: list[float], size_px: int) -> Image.Image:
-        """Paints one view. A cut-out larger than the view is shrunk with a filter first, so that nothing aliases."""
+        """Paints one view. A cut-out over 1.5 times as large is shrunk before it is warped, so that nothing aliases."""
         box = (*quad.min(0).astype(int).tolist(), *quad.max(0).astype(int).tolist())
-        wh = np.array([box[2] - box[0], box[3] - box[1]])
-        shrunk = np.maximum(1, np.round(wh * min(1.0, size_px / wh.max()))).astype(int)
-        cut = photo.resize(tuple(shrunk.tolist()), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
-        matrix = homography(corners(size_px), (quad - box[:2]) * (shrunk / wh))
-        coefficients = matrix.ravel()[:8].tolist()
+        shrink = math.ceil(max(box[2] - box[0], box[3] - box[1]) / size_px / 1.5)
+        cut = photo.reduce(shrink, box)
+        coefficients = homography(corners(size_px), (quad - box[:2]) / shrink).ravel()[:8].tolist()
         size = (size_px, size_px)
-        view = cut.transform(size, Image.Transform.PERSPECTIVE, coefficients, Image.Resampling.BICUBIC)
-        for enhancer, factor in zip(ENHANCERS, light, strict=True):
-            view = enhancer(view).enhance(factor)
-        return view
+        view = cut.transform(size, Image.Transform.PERSPECTIVE, coefficients, Image.Resampling.BILINEAR)
+        return relit(view, *light)
 
     def picture(self, images: list[Image.Image], params: Params, part: str) -> Image.Image:
         """Paints the release's composite, or one picture of its two-image form. See Task.picture."""

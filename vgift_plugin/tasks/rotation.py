@@ -101,7 +101,7 @@ class Rotation(Task):
         if params["crop"] is not None:
             photo = photo.crop(tuple(params["crop"]))
         if params["size_px"] is not None and max(photo.size) > params["size_px"]:
-            photo = fitted(photo, params["size_px"], Image.Resampling.BICUBIC)
+            photo = fitted(photo, params["size_px"])
         transpose = ANGLES_DEG[params["angle_deg"]]
         return photo.copy() if transpose is None else photo.transpose(transpose)
 
