@@ -77,6 +77,14 @@ def records(folder: Path, count: int) -> list[dict]:
     return [{"id": str(k), "image": names[k % len(names)], "conversations": [ask, answer]} for k in range(count)]
 
 
+def talk(record: dict, k: int) -> dict:
+    """Returns a record as long as those of mix665k, 1.5 kB: four questions with their answers."""
+    ask = f"What can be said about detail number {k} of this picture, and how does it belong to all the rest of it?"
+    answer = f"Detail {k} " + "stands beside another one, a little to the left, in front of what may be a wall. " * 3
+    turns = [{"from": who, "value": f"{text}{t}"} for t in range(4) for who, text in (("human", ask), ("gpt", answer))]
+    return {**record, "conversations": turns}
+
+
 def naming(n: int, photo: Image.Image) -> Row:
     """Colour matching against the same with a plain loop over all names for every colour."""
     task, (names, _) = get_task("color")(), xkcd()
@@ -170,9 +178,10 @@ class Nothing(Sequence):
 
 def construction(tokenizer: Path, folder: Path, work: Path, size: int, results: list) -> None:
     """Construction and lengths on all of mix665k, against upstream's own lengths; then a hundred million records."""
-    path = work / "mix.json"
-    path.write_text(json.dumps(records(folder, size)))
+    path = work / "one.json"
+    path.write_text(json.dumps(records(folder, 1)))
     base = upstream_dataset(str(path), str(folder), str(tokenizer), None)
+    base.list_data_dict = [talk(record, k) for k, record in enumerate(records(folder, size))]
     flags = Flags(ssl_tasks=TASKS, ssl_ratio=0.1)
 
     def mix() -> MixedDataset:
@@ -213,14 +222,28 @@ def imports(results: list, repeats: int) -> None:
     payload = quote(json.dumps({"flags": {"ssl_tasks": "rotation"}, "receipts": "/nowhere"}), safe="")
     hooked = {**os.environ, "PYTHONPATH": str(bootstrap), "PYTHON_VGIFT": payload}
 
-    def start(code: str, environment: dict) -> None:
-        subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
+    def start(environment: dict) -> None:
+        subprocess.run([sys.executable, "-c", "pass"], env=environment, check=True)
 
-    for name, code, most in (("pass", "pass", 60), ("import llava.train.train", "import llava.train.train", 150)):
-        count = repeats if name == "pass" else max(3, repeats // 3)
-        times = in_turn([lambda c=code: start(c, hooked)] * count, [lambda c=code: start(c, plain)] * count)
-        results.append(Row(f"python -c '{name}', hooked / not", *times))
-        print(f"python -c '{name}': {times[0] - times[1]:.0f} ms more with the hook (target: {most})")
+    times = in_turn([lambda: start(hooked)] * repeats, [lambda: start(plain)] * repeats)
+    results.append(Row("python -c pass, hooked / not", *times))
+    print(f"python -c pass: {times[0] - times[1]:.0f} ms more with the hook (target: 60)")
+    # In one process, for two of three seconds each differ by more than what is looked for.
+    shown = subprocess.run([sys.executable, "-c", ATTACH], env=plain, check=True, capture_output=True, text=True).stdout
+    alone, added = map(float, shown.split()[-2:])
+    results.append(Row("import llava.train.train, with attach / without", alone + added, alone))
+    print(f"import llava.train.train: {added:.0f} ms more with attach (target: 150)")
+
+
+ATTACH = """
+import time
+start = time.perf_counter()
+import llava.train.train
+middle = time.perf_counter()
+from vgift_plugin import attach
+attach(llava.train.train)
+print((middle - start) * 1e3, (time.perf_counter() - middle) * 1e3)
+"""
 
 
 def main() -> None:

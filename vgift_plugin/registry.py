@@ -27,10 +27,16 @@ def register(task: type[Task]) -> type[Task]:
     """
     if not (isinstance(task, type) and issubclass(task, Task) and task.name and task.wordings):
         raise ConfigError(f"{task!r} cannot be registered: a task is a subclass of Task with a name and wordings")
+    _built_in()
     other = _registered.setdefault(task.name, task)
     if other is not task:
         raise ConfigError(f"two tasks are called {task.name!r}: {_where(other)} and {_where(task)}; rename one")
     return task
+
+
+def _built_in() -> None:
+    """Registers the built-in tasks, before anybody else takes one of their names."""
+    importlib.import_module(f"{__package__}.tasks")
 
 
 def _where(task: type[Task]) -> str:
@@ -38,7 +44,7 @@ def _where(task: type[Task]) -> str:
 
 
 def _offered() -> dict[str, EntryPoint]:
-    importlib.import_module(f"{__package__}.tasks")
+    _built_in()
     return {point.name: point for point in entry_points(group=GROUP) if point.name not in _registered}
 
 
@@ -50,7 +56,7 @@ def task_names() -> list[str]:
 
 def loaded_tasks() -> list[type[Task]]:
     """Returns the built-in tasks, and those of other packages that were asked for so far."""
-    importlib.import_module(f"{__package__}.tasks")
+    _built_in()
     return list(_registered.values())
 
 
@@ -60,9 +66,10 @@ def get_task(name: str) -> type[Task]:
     Raises:
         ConfigError: no task has that name (the nearest one is named), or the package that offers it fails.
     """
-    offered = _offered()
-    if name in _registered:
+    _built_in()
+    if name in _registered:  # without a look at what else is installed: this is asked for with every sample
         return _registered[name]
+    offered = _offered()
     if name not in offered:
         known = task_names()
         near = difflib.get_close_matches(name, known, n=1)

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from ..errors import ConfigError
 from ..task import Sample
-from .dots import marked_points, rings
 
 CHEAT, CUE = "cheat", "cue"
 WORD_BUCKETS = 256
 NUMBERS = 48  # of an instruction, counted from its start and once more from its end
 BLOCK_PX = 8  # of JPEG
+PERIODS_PX = np.arange(3.0, 8.05, 0.1)  # of that grid where the picture was resized by 0.4 to 1
 EDGE = 16.0  # grey levels; larger steps are edges of what is shown, and would drown the steps between blocks
 
 
@@ -82,40 +83,103 @@ def thumbnail(sample: Sample) -> np.ndarray:
     return np.asarray(small, float).ravel()
 
 
-def compression(sample: Sample) -> np.ndarray:
-    """Returns traces of JPEG's 8×8 grid and of resampling, freed of the content's own direction.
+def jpeg_grid(sample: Sample) -> np.ndarray:
+    """Returns where JPEG's grid of 8×8 blocks begins; it begins in the top left corner of the file, so a picture that
+    was turned, mirrored or cut shows it elsewhere. (44,), in which the content has next to no say.
 
-    32 numbers: the step between neighbouring pixels beyond that of the neighbouring steps, by its place modulo 8,
-    counted from the left, the right, the top and the bottom, relative to the mean step in that direction; JPEG's grid
-    begins in one corner, so they tell which. Then, horizontal against vertical: how fast luma falls off towards the
-    finest detail, and how much finer detail each chroma channel has beside luma (4:2:2 halves it one way only).
+    Measured is the step between neighbouring pixels beyond that of the steps beside it, relative to the mean step.
+    First by its place modulo 8, counted from the left, the right, the top and the bottom; then, for pictures that
+    were resized, across and down: the strongest period, its strength, and cosine and sine of its phase at both ends.
     """
+    grey = np.asarray(sample.image.convert("L"), np.float32)
+    phases, waves = [], []
+    for pixels in (grey, grey.T):  # steps to the right, then downwards
+        steps = np.minimum(np.abs(np.diff(pixels, axis=1)), EDGE).mean(0)
+        excess = np.zeros_like(steps)
+        excess[1:-1] = (steps[1:-1] - (steps[:-2] + steps[2:]) / 2) / (steps.mean() + 0.05)
+        for way in (excess, excess[::-1]):
+            places = np.resize(np.arange(BLOCK_PX), len(way))
+            counts = np.maximum(np.bincount(places, minlength=BLOCK_PX), 1)
+            phases.append(np.bincount(places, way, BLOCK_PX) / counts)
+        turns = np.exp(-2j * np.pi * (np.arange(len(excess)) + 1) / PERIODS_PX[:, None])
+        strengths = turns @ excess / max(1, len(excess))
+        best = np.abs(strengths).argmax()
+        first, last = strengths[best], (turns[best] @ excess[::-1]) / max(1, len(excess))
+        ends = np.array([first, last]) / max(abs(first), 1e-6)
+        waves.append([PERIODS_PX[best], abs(first), *ends.real, *ends.imag])
+    return np.concatenate([*phases, *waves])
+
+
+def fine_detail(sample: Sample) -> np.ndarray:
+    """Returns how fine detail differs between across and down: how fast luma falls off towards the finest, and how much
+    more of it each chroma channel has, (3,). JPEG's tables and 4:2:2 leave their direction here, but so do trees."""
     planes = np.moveaxis(np.asarray(sample.image.convert("YCbCr"), np.float32), -1, 0)
-    phases, slopes, detail = [], [], []
-    for turned in (planes, planes.transpose(0, 2, 1)):  # steps to the right, then downwards
-        first = np.abs(np.diff(turned, axis=2))
-        second = np.abs(np.diff(turned, 2, axis=2)).mean((1, 2)) + 0.05
-        detail.append(np.log(second))
-        slopes.append(np.log(second[0] / (first[0].mean() + 0.05)))
-        phases += _by_phase(np.minimum(first[0], EDGE).mean(0))
-    across, down = detail
-    chroma = (across - down)[1:] - (across - down)[0]
-    return np.concatenate([*phases, [slopes[0] - slopes[1]], chroma])
+    across, down = (
+        np.log([np.abs(np.diff(planes, k, axis=axis)).mean((1, 2)) + 0.05 for k in (1, 2)]) for axis in (2, 1)
+    )
+    first, second = across - down  # each (3,): luma and both chroma channels
+    return np.array([second[0] - first[0], *(second[1:] - second[0])])
 
 
-def _by_phase(steps: np.ndarray) -> list[np.ndarray]:
-    """Returns the mean excess of (n,) steps by place modulo 8, counted from the first and from the last: two (8,)."""
-    if len(steps) < 2 * BLOCK_PX:
-        return [np.zeros(BLOCK_PX)] * 2
-    excess = np.zeros_like(steps)
-    excess[1:-1] = (steps[1:-1] - (steps[:-2] + steps[2:]) / 2) / (steps.mean() + 0.05)
-    return [np.array([way[k::BLOCK_PX].mean() for k in range(BLOCK_PX)]) for way in (excess, excess[::-1])]
+Points = list[tuple[float, float]]
+
+
+def marked_points(sample: Sample) -> list[tuple[Points, Points]]:
+    """Returns groups of marked points, each as (x, y) in its own view and as (x, y) in the picture.
+
+    Dots of pure red are found in the picture. A list of [x, y] among the choices counts as marked where all its points,
+    moved by one common step (their view need not begin at the picture's corner), lie on pure red; so it is known which
+    point is which. Without such a list: the dots in the order of reading.
+    """
+    pixels = np.asarray(sample.image)
+    red = (pixels[..., 0] == 255) & (pixels[..., 1] == 0) & (pixels[..., 2] == 0)
+    dots = _round_spots(red) if red.any() else []
+    if not dots:
+        return []
+    groups = []
+    for own in _point_lists(sample.params):
+        # One point alone would lie on a dot by some step, whatever it is.
+        steps = [(0, 0), *((x - own[0][0], y - own[0][1]) for x, y in dots * (len(own) > 1))]
+        for dx, dy in steps:
+            seen = [(round(x + dx), round(y + dy)) for x, y in own]
+            if all(0 <= x < red.shape[1] and 0 <= y < red.shape[0] and red[y, x] for x, y in seen):
+                groups.append((own, seen))
+                break
+    return groups or [(dots, dots)]
+
+
+def _round_spots(red: np.ndarray) -> Points:
+    """Returns the centres of the round spots of an (h, w) mask, in the order of reading; letters are not round."""
+    from scipy import ndimage  # scikit-learn brings it
+
+    labels, _ = ndimage.label(red)
+    centres = []
+    for k, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
+        high, wide = rows.stop - rows.start, columns.stop - columns.start
+        if wide >= 5 and abs(high - wide) <= 1 and (labels[rows, columns] == k).mean() > 0.7:
+            centres.append(((columns.start + columns.stop - 1) // 2, (rows.start + rows.stop - 1) // 2))
+    return centres
+
+
+def _point_lists(value: Any) -> Iterator[Points]:
+    """Yields every list of [x, y] in nested choices; an [x, y] that is in no list is a list of one."""
+
+    def is_point(item: Any) -> bool:
+        return isinstance(item, (list, tuple)) and len(item) == 2 and all(type(part) in (int, float) for part in item)
+
+    if is_point(value):
+        yield [tuple(value)]
+    elif isinstance(value, (list, tuple)) and value and all(map(is_point, value)):
+        yield [tuple(item) for item in value]
+    elif isinstance(value, (dict, list, tuple)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _point_lists(item)
 
 
 def marker_positions(sample: Sample) -> np.ndarray:
     """Returns the marked points as shares of the picture's longer side, and all distances between two of them; in the
     coordinates of their own view, so that a match at the same place of both views has distance 0."""
-    points = np.array([xy for some in marked_points(sample) for xy in some.own], float).reshape(-1, 2)
+    points = np.array([xy for own, _ in marked_points(sample) for xy in own], float).reshape(-1, 2)
     points = points / max(sample.image.size)
     first, second = np.triu_indices(len(points), 1)
     return np.concatenate([points.ravel(), np.linalg.norm(points[first] - points[second], axis=1)])
@@ -125,12 +189,22 @@ def brightness_order(sample: Sample) -> np.ndarray:
     """Returns which listed colour falls to each point when points and colours are ordered by brightness, one-hot,
     (N × N,); empty unless the text lists as many (r, g, b) as one group of points has."""
     listed = re.findall(r"\((\d+), ?(\d+), ?(\d+)\)", sample.instruction)
-    lists = [some for some in marked_points(sample) if len(some.own) == len(listed) > 1]
-    if not lists:
+    groups = [seen for _, seen in marked_points(sample) if len(seen) == len(listed) > 1]
+    if not groups:
         return np.zeros(0)
+    grey = np.asarray(sample.image.convert("L"), float)
+    rank = np.argsort(np.argsort([_beside(grey, x, y) for x, y in groups[0]]))
     luma = np.array(listed, float) @ [0.299, 0.587, 0.114]
-    rank = np.argsort(np.argsort(rings(sample.image, lists[0].seen)))
     return np.eye(len(listed))[np.argsort(luma)[rank]].ravel()
+
+
+def _beside(grey: np.ndarray, x: int, y: int) -> float:
+    """Returns the median of a circle just outside the dot at (x, y), which covers the point itself."""
+    angles = np.linspace(0, 2 * np.pi, 32, endpoint=False)
+    reach = next((r for r in range(4, 16) if abs(grey[y, max(0, x - r)] - grey[y, x]) > 100), 6) + 4
+    columns = np.clip(np.round(x + reach * np.cos(angles)), 0, grey.shape[1] - 1).astype(int)
+    rows = np.clip(np.round(y + reach * np.sin(angles)), 0, grey.shape[0] - 1).astype(int)
+    return float(np.median(grey[rows, columns]))
 
 
 SOLVERS = (
@@ -138,9 +212,10 @@ SOLVERS = (
     Solver("instruction text", CHEAT, "words and numbers of the question", instruction_text),
     Solver("picture size", CHEAT, "width, height and aspect ratio", picture_size),
     Solver("padding", CHEAT, "the bars the host pads with", padding),
-    Solver("compression traces", CHEAT, "JPEG's 8×8 grid and traces of resampling", compression),
+    Solver("JPEG grid", CHEAT, "where the 8×8 blocks begin", jpeg_grid),
     Solver("marker positions", CHEAT, "where the dots are, and how far apart", marker_positions),
     Solver("16×16 thumbnail", CUE, "the picture in 256 grey values", thumbnail),
+    Solver("fine detail", CUE, "finest detail, across against down", fine_detail),
     Solver("brightness order", CUE, "points and listed colours, matched by brightness rank", brightness_order),
 )
 
