@@ -20,13 +20,14 @@ LAYERS = [
     {"tasks"},
     {"registry", "drawing", "colors"},
     {"task"},
-    {"seeding", "errors", "__init__"},
+    {"seeding", "errors", "files", "__init__"},
 ]
 SIDEWAYS = {
     ("callbacks", "mixing"),
     ("doctor", "patch"),
     ("mixing", "rows"),
     ("mixing", "sources"),
+    ("replay", "mixing"),
     ("replay", "rows"),
     ("rows", "sources"),
 }

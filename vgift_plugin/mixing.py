@@ -170,7 +170,21 @@ class Tally:
         return result
 
 
-class MixedDataset:
+class Around:
+    """A dataset around another one, `base`: what it does not have itself is the base's."""
+
+    base: Any
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "base" not in self.__dict__:  # unpickling asks before the base is there
+            raise AttributeError(name)
+        return getattr(self.base, name)
+
+
+class MixedDataset(Around):
     """The host's dataset with self-supervised samples after it; the host's sampler shuffles them among each other.
 
     Index i below `len(base)` is the base's own sample i, untouched. The rest are the tasks' samples, task after task.
@@ -248,8 +262,3 @@ class MixedDataset:
     def modality_lengths(self) -> list[int]:
         """The host's `modality_lengths`, then one constant above 0 for each task's samples."""
         return self._extended("modality_lengths")
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "base" not in self.__dict__:  # unpickling asks before the base is there
-            raise AttributeError(name)
-        return getattr(self.base, name)

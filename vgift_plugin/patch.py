@@ -6,12 +6,12 @@ it must be found exactly once, wherever they have moved to; a file is written wh
 
 from __future__ import annotations
 
-import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import ConfigError
+from .files import write_whole
 
 SHIPPED = Path(__file__).parent / "patches"
 CHECKOUT = Path(__file__).parent.parent / "patches"  # of this package, where it runs from one
@@ -136,7 +136,10 @@ def run(action: str, path: str) -> tuple[str, bool]:
     assert patch.state(changed) == wanted
     compile(changed, str(file), "exec")
     others = " (other local changes in this file are kept)" if action == "apply" and _dirty(file) else ""
-    _write(file, changed)
+    try:
+        write_whole(file, changed, file.stat().st_mode)
+    except OSError as err:
+        raise ConfigError(f"{file}: cannot be written: {err.strerror}; nothing was changed") from err
     return f"{file}: patch {patch.name} is {wanted} now{others}", wanted == APPLIED
 
 
@@ -156,14 +159,3 @@ def _dirty(file: Path) -> bool:
     except OSError:
         return False
     return done.returncode == 0 and done.stdout.startswith((" M", "M", "A"))
-
-
-def _write(file: Path, content: bytes) -> None:
-    temporary = file.with_name(f".{file.name}.vgift-{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        os.chmod(temporary, file.stat().st_mode)
-        os.replace(temporary, file)
-    except OSError as err:
-        temporary.unlink(missing_ok=True)
-        raise ConfigError(f"{file}: cannot be written: {err.strerror}; nothing was changed") from err

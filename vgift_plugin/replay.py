@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from .errors import ConfigError, TaskError, UnsuitableImage
+from .mixing import Around
 from .registry import loaded_tasks
 from .rows import RowSource, absent, some
 from .seeding import generator
@@ -203,7 +204,7 @@ def _answer(record: dict) -> str:
     return record["conversations"][-1]["value"]
 
 
-class ReplayedDataset:
+class ReplayedDataset(Around):
     """The host's dataset with its published samples painted instead of read. Every other attribute is the host's.
 
     Args:
@@ -215,16 +216,8 @@ class ReplayedDataset:
     def __init__(self, base: Any, replay: Replay, speak: Callable[[dict, list[Image.Image]], Any]):
         self.base, self.replay, self.speak = base, replay, speak
 
-    def __len__(self) -> int:
-        return len(self.base)
-
     def __getitem__(self, index: int) -> Any:
         if index not in self.replay:
             return self.base[index]
         record = self.base.list_data_dict[index]
         return self.speak(record, self.replay.pictures(index, record))
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "base" not in self.__dict__:  # unpickling asks before the base is there
-            raise AttributeError(name)
-        return getattr(self.base, name)

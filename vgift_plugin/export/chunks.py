@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from ..files import write_whole
 from ..mixing import Stream
 from ..replay import Replay
 from ..rows import inside
@@ -91,7 +91,7 @@ class Export:
                 entries.append(record if self.format == "llava" else _messages(record, task, params))
         if self.format == "webdataset":
             _write_shard(Path(self.output, chunk.part, f"{chunk.name}.tar"), shard)
-        replace(self.receipt(chunk), json.dumps({"entries": entries, "redraws": redraws}).encode())
+        write_whole(self.receipt(chunk), json.dumps({"entries": entries, "redraws": redraws}).encode())
         return chunk.stop - chunk.start
 
     def _samples(self, chunk: Chunk, redraws: Counter) -> Iterator[tuple[dict, str, dict, list[Picture]]]:
@@ -151,14 +151,6 @@ def _encoded(image: Image.Image, jpeg_quality: int | None) -> bytes:
     return buffer.getvalue()
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Writes a file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
-
-
 def _write_shard(path: Path, samples: list[dict]) -> None:
     from webdataset import TarWriter
 
@@ -167,4 +159,4 @@ def _write_shard(path: Path, samples: list[dict]) -> None:
     for sample in samples:
         writer.write(sample)
     writer.close()
-    replace(path, buffer.getvalue())
+    write_whole(path, buffer.getvalue())

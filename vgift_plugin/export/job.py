@@ -16,10 +16,11 @@ from pathlib import Path
 from .. import __version__
 from ..config import Flags, counts
 from ..errors import ConfigError
+from ..files import write_whole
 from ..registry import task_names
 from ..sources import read_records
 from ..streams import find_replay, streams
-from .chunks import PARTS, Chunk, Export, replace
+from .chunks import PARTS, Chunk, Export
 
 FORMATS = ("llava", "webdataset", "messages")
 INDEX = {"llava": "vgift.json", "messages": "vgift.jsonl"}
@@ -130,7 +131,7 @@ def _finished(output: str, settings: dict) -> bool:
             return path.name == RESULT
     if folder.exists() and any(folder.iterdir()) and not (folder / PARTS).is_dir():
         raise ConfigError(f"-o {output}: exists and holds other files; choose a new folder")
-    replace(folder / PARTS / "settings.json", json.dumps(settings).encode())
+    write_whole(folder / PARTS / "settings.json", json.dumps(settings).encode())
     return False
 
 
@@ -189,12 +190,12 @@ def _assemble(job: Export, settings: dict, chunks: Sequence[Chunk]) -> str:
     redraws: dict[str, Counter[str]] = {}
     try:
         if job.format in INDEX:
-            replace(output / INDEX[job.format], b"".join(_index(job, chunks)))
+            write_whole(output / INDEX[job.format], b"".join(_index(job, chunks)))
         for chunk in chunks:
             receipt = json.loads(job.receipt(chunk).read_text(encoding="utf-8"))
             redraws.setdefault(chunk.part, Counter()).update(receipt["redraws"])
         told = {part: dict(sorted(reasons.items())) for part, reasons in redraws.items() if reasons}
-        replace(output / RESULT, json.dumps({**settings, "redraws": told}, indent=2).encode() + b"\n")
+        write_whole(output / RESULT, json.dumps({**settings, "redraws": told}, indent=2).encode() + b"\n")
     except FileNotFoundError:
         if not (output / RESULT).exists():  # else another rank was faster, and has removed the receipts
             raise

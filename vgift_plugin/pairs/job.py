@@ -29,11 +29,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigError, UnsuitableImage
+from ..files import write_whole
 from ..replay import is_published
 from ..seeding import generator
 from ..sources import from_folder, open_photo
 from .features import Encoder, Photo, nearest
-from .journal import Journal, publish, read_journals, write
+from .journal import Journal, publish, read_journals
 from .labels import place_labels, read_labels, shared_object
 from .listing import SHOWN, Pair, read_pairs
 from .matching import Rules, choose
@@ -224,8 +225,8 @@ def merge_pairs(output: str) -> str:
     rejected.pop(None, None)
     report = {"pairs": total, "kept": len(rows), "rejected": rejected, "photographs_passed_over": listed["passed_over"]}
     report["settings"] = json.loads((parts / "settings.json").read_text())
-    write(Path(f"{output}.report.json"), (json.dumps(report, indent=1) + "\n").encode())
-    write(Path(output), "".join(json.dumps(row) + "\n" for row in rows).encode())
+    write_whole(Path(f"{output}.report.json"), (json.dumps(report, indent=1) + "\n").encode())
+    write_whole(Path(output), "".join(json.dumps(row) + "\n" for row in rows).encode())
     line = f"{output}: kept {len(rows):,} of {total:,} pairs ({len(rows) / total:.1%})"
     for what, counts in (("rejected", rejected), ("photographs without a pair", listed["passed_over"])):
         if counts:

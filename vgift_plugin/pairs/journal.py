@@ -28,13 +28,6 @@ def publish(path: Path, data: bytes) -> None:
     temporary.unlink()
 
 
-def write(path: Path, data: bytes) -> None:
-    """Writes a file whole, over an older one."""
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
-
-
 class Journal:
     """Lines of this rank, appended; a line that a killed process left unfinished is cut off first.
 
