@@ -13,7 +13,7 @@ PACKAGE = Path(vgift_plugin.__file__).parent
 # Each layer may import from the layers after it, and within itself only what is listed in SIDEWAYS.
 LAYERS = [
     {"cli"},
-    {"launch", "preview", "export", "pairs", "patch", "doctor", "bench"},
+    {"launch", "preview", "export", "pairs", "patch", "doctor", "bench", "insight"},
     {"host"},
     {"streams"},
     {"callbacks", "config", "mixing", "replay", "rows", "sources"},

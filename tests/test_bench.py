@@ -21,7 +21,15 @@ def test_the_bench_prints_every_row_and_writes_it_down(tmp_path):
             assert f"{size}: {task}, file to tensors / an ordinary sample" in names
             assert f"{size}: {task}, draw + render + ask / decode" in names
         assert f"{size}: mean of the three, file to tensors" in names
-    for part in ("949 names", "DataLoader", "worker's memory", "upstream's lengths", "100,000,000", "python -c pass", "llava"):
+    for part in (
+        "949 names",
+        "DataLoader",
+        "worker's memory",
+        "upstream's lengths",
+        "100,000,000",
+        "python -c pass",
+        "llava",
+    ):
         assert any(part in name for name in names), part
     assert all(name in done.stdout for name in names)
     for row in rows:

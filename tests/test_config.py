@@ -97,7 +97,7 @@ def test_all_mistakes_come_in_one_message(tmp_path):
         "did you mean 'color'",
         "color has no knob 'pionts'; did you mean 'points'",
         "color.size_px must be like 336, not 'big'",
-        "rotation.square must be like False, not 1",
+        "rotation.square must be like True, not 1",
         "did you mean 'rotation'",
     ):
         assert part in text

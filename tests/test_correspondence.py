@@ -63,14 +63,23 @@ def test_views_stay_inside_the_photograph(case):
         assert (quad >= 0).all() and (quad <= photo.size).all()
 
 
-def test_half_of_the_second_views_are_mirrored_and_the_first_never():
+def clockwise(quad):
+    """Tells whether four corners run clockwise on the photograph, whose y points down."""
+    (ax, ay), (bx, by) = quad[1] - quad[0], quad[2] - quad[1]
+    return ax * by - ay * bx > 0
+
+
+def test_second_views_are_mirrored_half_of_the_time_and_turned_by_any_quarter_and_the_first_never():
     task, photo = Correspondence(), coordinates_photo()
-    mirrored = []
+    mirrored, starts = [], []
     for seed in range(300):
         first, second = (np.array(v["quad"]) for v in task.draw(generator(seed, "m"), [photo])["views"])
-        assert first[1, 0] > first[0, 0]
-        mirrored.append(second[1, 0] < second[0, 0])
+        assert first[1, 0] > first[0, 0] and clockwise(first)
+        mirrored.append(not clockwise(second))
+        corner = second[0] - second.mean(0)
+        starts.append((bool(corner[0] > 0), bool(corner[1] > 0)))
     assert 110 < sum(mirrored) < 190
+    assert all(45 < starts.count(corner) < 105 for corner in itertools.product((False, True), repeat=2))
 
 
 def test_one_composite_of_both_views():

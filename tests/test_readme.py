@@ -68,7 +68,9 @@ def test_commands_run_as_written(command, tmp_path, photos, train_flags, release
     (tmp_path / "playground").mkdir()
     (tmp_path / "playground" / "data").symlink_to(photos)
     done = call(["bash", "-c", f"cd {tmp_path} && {command}"], PATH=f"{sys.prefix}/bin:/usr/bin:/bin")
-    assert done.returncode == ("patch status" in command), done.stdout + done.stderr  # 1: is not applied
+    # Status 1 says that the patch is not applied; or that so few pictures leak, which proves nothing either way.
+    allowed = (0, 1) if "audit" in command else (int("patch status" in command),)
+    assert done.returncode in allowed and "Traceback" not in done.stderr, done.stdout + done.stderr
 
 
 def test_the_example_task_works_as_written(tmp_path, photos):
@@ -85,7 +87,7 @@ def test_the_example_knobs_are_knobs(tmp_path):
 
     (tmp_path / "knobs.yaml").write_text(blocks("yaml")[0])
     rotation, color = Flags(ssl_tasks="rotation,color", ssl_config=str(tmp_path / "knobs.yaml")).resolve()
-    assert rotation.task.square and color.task.points == 3
+    assert not rotation.task.square and color.task.points == 3
 
 
 def test_tables_are_the_generated_ones():

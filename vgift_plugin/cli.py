@@ -48,6 +48,16 @@ def _pairs(args: argparse.Namespace) -> int:
     return 0
 
 
+def _audit(args: argparse.Namespace) -> int:
+    from .insight import audit
+    from .launch import flags_of
+
+    files = args.image_folder, args.data_path, args.n, args.output, args.json
+    table, clean = audit(flags_of(args), *files, args.threshold)
+    print(table)
+    return 0 if clean else 1
+
+
 def _patch(args: argparse.Namespace) -> int:
     from .patch import run
 
@@ -125,6 +135,22 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--data_path", metavar="JSON", help="LLaVA records whose images are used, instead of all in DIR")
     sub.add_argument("-n", type=int, default=12, metavar="N", help="samples of each task (default 12)")
     sub.add_argument("-o", "--output", required=True, metavar="FILE", help="gallery.html or sheet.png")
+
+    sub = command(
+        "audit",
+        _audit,
+        "how far solvers get that do not look, on your photographs; needs scikit-learn, neither LLaVA nor torch",
+        "example:\n  vgift audit --ssl_tasks rotation,color,correspondence --image_folder DIR -n 2000 -o audit.html\n\n"
+        "Exit status 1 where a task leaks.",
+    )
+    add_flags(sub)
+    sub.add_argument("--image_folder", required=True, metavar="DIR", help="images; with --data_path as LLaVA has it")
+    sub.add_argument("--data_path", metavar="JSON", help="LLaVA records whose images are used, instead of all in DIR")
+    sub.add_argument("-n", type=int, default=2000, metavar="N", help="samples of each task (default 2000)")
+    sub.add_argument("-o", "--output", default="audit.html", metavar="FILE", help="the page (default audit.html)")
+    sub.add_argument("--json", metavar="FILE", help="the same rows as JSON")
+    leak = "a cheat leaks where the lower end of its 95 %% interval is further above chance (default 0.03)"
+    sub.add_argument("--threshold", type=float, default=0.03, metavar="X", help=leak)
 
     sub = command(
         "export",

@@ -37,7 +37,7 @@ class Flags:
     )
     ssl_images: Optional[str] = _flag(None, "glob that an image's path must match, such as 'coco/train2017/*'")
     ssl_config: Optional[str] = _flag(
-        None, "YAML or JSON file with the tasks' knobs, such as {rotation: {square: true}}"
+        None, "YAML or JSON file with the tasks' knobs, such as {rotation: {square: false}}"
     )
 
     ssl_replay: Optional[str] = _flag(

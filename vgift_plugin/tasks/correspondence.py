@@ -65,7 +65,8 @@ def corners(size_px: int) -> np.ndarray:
 class Correspondence(Task):
     """Two square views of one photograph side by side: a query point in the left one, candidates in the right one.
 
-    The views differ in crop, scale, perspective, light and, half of the time, by a mirror. A view is stored as its
+    The views differ in crop, scale, perspective, light, by a random quarter turn and, half of the time, by a mirror: so
+    the match may be anywhere, whatever the place of the query. A view is stored as its
     `quad`: the photograph's pixels under its four corners, which holds crop, scale, flip and perspective at once. All
     candidates are points of the photograph that both views show, at least `min_distance_px` apart in the right view and
     different in what surrounds them; which of them is the match is drawn last, so a place alone gives nothing away.
@@ -88,6 +89,7 @@ class Correspondence(Task):
     candidates: int = knob(3, "how many points are offered, 2 to 6")
     size_px: int = knob(160, "side of each square view, in pixels; two and the gap make 336")
     min_scale: float = knob(0.5, "least side of a view as a share of the photograph's shorter side, up to 1")
+    turn: bool = knob(True, "turn the right view by a random quarter, for a match in a like place needs no look")
     max_perspective: float = knob(0.08, "how far a corner may move inwards, as a share of the view's side, 0 to 0.25")
     max_light: float = knob(0.25, "brightness, contrast and saturation change by up to this share, 0 to 0.9")
     min_distance_px: int = knob(30, "least distance between two candidates in the right view, in pixels")
@@ -128,6 +130,8 @@ class Correspondence(Task):
             quads = [self._quad(rng, photo.size), self._quad(rng, photo.size)]
             if rng.random() < 0.5:
                 quads[1] = quads[1][list(FLIP)]
+            if self.turn:
+                quads[1] = np.roll(quads[1], rng.integers(4), axis=0)
             light = (1 + self.max_light * rng.uniform(-1, 1, (2, LIGHTS))).round(3)
             chosen = self._choose(rng, photo.size, small, quads)
             if chosen is not None:

@@ -14,6 +14,7 @@ from ..errors import UnsuitableImage
 from ..registry import register
 from ..task import Params, Stored, Task, knob
 
+BLOCK_PX = 8  # of JPEG
 # Clockwise, in degrees; Pillow names its lossless transposes counter-clockwise.
 ANGLES_DEG = {
     0: None,
@@ -34,10 +35,11 @@ def _recall(task: Rotation, row: Mapping, rng: np.random.Generator) -> Params:
 @register
 @dataclass(frozen=True)
 class Rotation(Task):
-    """A photograph turned clockwise by 0, 90, 180 or 270 degrees, uniformly; the canvas turns with it, losslessly.
+    """A photograph turned clockwise by 0, 90, 180 or 270 degrees, uniformly and losslessly.
 
-    A 640×480 photograph becomes 480×640 at 90 and 270 degrees, so after the host's padding the bars tell the parity
-    of the angle. `square` removes that cue: the centre 480×480 is cut out first.
+    Of a photograph of 640×480 a square of 465 to 472 px is cut out first: turned with its canvas it would become
+    480×640, and after the host's padding the bars would tell the parity of the angle. Its size and place vary modulo 8,
+    or the borders of JPEG's 8×8 blocks would tell the angle to who can see them.
     """
 
     name: ClassVar[str] = "rotation"
@@ -59,7 +61,9 @@ class Rotation(Task):
     )
 
     size_px: int = knob(336, "longest side of the painted image; smaller photographs stay as they are")
-    square: bool = knob(False, "cut out the centre square first, so that padding cannot give away the angle's parity")
+    square: bool = knob(
+        True, "cut out a square first, for shape and JPEG blocks give the angle away; false: as published"
+    )
     min_side_px: int = knob(32, "photographs with a shorter side than this are passed over")
     min_contrast: float = knob(3.0, "photographs whose brightness varies less than this (grey levels) are passed over")
 
@@ -85,15 +89,22 @@ class Rotation(Task):
             raise UnsuitableImage("too small")
         if looks_flat(photo, self.min_contrast):
             raise UnsuitableImage("no contrast")
-        width, height = photo.size
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
         return {
             "angle_deg": int(rng.choice(list(ANGLES_DEG))),
-            "crop": [left, top, left + side, top + side] if self.square else None,
+            "crop": self._square(rng, photo.size) if self.square else None,
             "size_px": self.size_px,
             "wording": self.draw_wording(rng),
         }
+
+    @staticmethod
+    def _square(rng: np.random.Generator, wh: tuple[int, int]) -> list[int]:
+        """Returns left, top, right and bottom of a square about the centre, side and place random modulo 8."""
+        side = min(wh) - BLOCK_PX - int(rng.integers(BLOCK_PX))
+        left, top = (
+            (length - side - BLOCK_PX) // 2 + moved
+            for length, moved in zip(wh, rng.integers(1, BLOCK_PX + 1, 2).tolist(), strict=True)
+        )
+        return [left, top, left + side, top + side]
 
     def render(self, images: list[Image.Image], params: Params) -> Image.Image:
         """Returns the turned photograph, `size_px` long at most; at 90 and 270 degrees width and height are swapped."""

@@ -1,0 +1,236 @@
+import io
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from vgift_plugin.drawing import Marker, side_by_side
+from vgift_plugin.errors import ConfigError
+from vgift_plugin.insight import audit
+from vgift_plugin.insight.audit import effective_size, examine, halves, targets_of, wilson
+from vgift_plugin.insight.solvers import SOLVERS, brightness_order, jpeg_grid, marked_points, table_of
+from vgift_plugin.task import Sample
+
+MARKER = Marker(radius_px=6, font_px=18)
+CHEATS = [solver.name for solver in SOLVERS if solver.kind == "cheat"]
+
+
+def noise(rng, wh):
+    """Returns a smooth random picture with some fine detail."""
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8)).resize(wh, Image.Resampling.BICUBIC)
+    return Image.fromarray(
+        np.clip(np.asarray(coarse) + rng.normal(0, 6, (wh[1], wh[0], 3)), 0, 254).round().astype(np.uint8)
+    )
+
+
+def toy(leak=None):
+    """Returns samples of a toy task: which of four, drawn; the answer leaks into one thing that is no content."""
+
+    def sample(j):
+        rng = np.random.default_rng([3, j])
+        answer = int(rng.integers(4))
+        told = answer if rng.random() < 0.7 else int(rng.integers(4))  # a leak need not be complete
+        wh, text, params = (120, 96), f"Which of 4? ({rng.integers(100)})", {"answer": answer}
+        if leak == "size":
+            wh = [(120, 96), (96, 120), (120, 60), (90, 90)][told]
+        image = noise(rng, (120, 120)).crop((0, 0, *wh))
+        if leak == "text":
+            text += f" Case {10 + told}."
+        if leak == "marker":
+            point = [20 + 20 * told, 40]
+            MARKER.paint(image, tuple(point), "A")
+            params["point"] = point
+        return Sample("toy", image, text, str(answer), params, (f"{j}.jpg",))
+
+    return sample
+
+
+def test_wilsons_interval():
+    assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    assert wilson(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert wilson(1.0, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
+
+
+def test_answers_of_one_photograph_count_less():
+    rng = np.random.default_rng(0)
+    right = rng.random((200, 1)) < 0.5
+    assert effective_size(right, np.arange(200)) == pytest.approx(200)
+    assert effective_size(np.repeat(right, 4, 0), np.repeat(np.arange(200), 4)) == pytest.approx(200)
+    assert effective_size(np.repeat(right, 5, 1), np.arange(200)) == pytest.approx(200)
+    assert effective_size(np.ones((12, 1), bool), np.arange(12) // 2) == 6  # all right: one trial a photograph
+
+
+def test_answers_become_classifications():
+    assert targets_of(["90", "0"]).tolist() == [["90"], ["0"]]
+    assert targets_of(["A-3, B-1", "A-2, B-3"]).tolist() == [["3", "1"], ["2", "3"]]
+    assert targets_of(["3, 1, 2"]).tolist() == [["3", "1", "2"]]
+    assert targets_of(["A-1, B-2", "none"]).tolist() == [["A-1, B-2"], ["none"]]
+
+
+def test_no_photograph_is_in_both_halves():
+    rng = np.random.default_rng(0)
+    sources = [(f"{rng.integers(60)}",) for _ in range(300)]
+    train, test, groups, apart = halves(sources)
+    assert apart and sorted([*train, *test]) == list(range(300))
+    assert not {sources[k] for k in train} & {sources[k] for k in test}
+    assert not set(groups[train]) & set(groups[test])
+    assert abs(len(train) - 150) < 15
+    train, test, _, apart = halves([(str(k),) for k in range(40)])  # each photograph once: simply the halves
+    assert apart and train.tolist() == list(range(20)) and test.tolist() == list(range(20, 40))
+
+
+def test_photographs_of_one_sample_stay_together():
+    sources = [(str(k // 2 * 2), str(k // 2 * 2 + 1)) for k in range(60)]
+    train, test, groups, apart = halves(sources)
+    assert apart and len(set(groups)) == 30
+    assert not {name for k in train for name in sources[k]} & {name for k in test for name in sources[k]}
+
+
+def test_too_few_photographs_are_told():
+    train, test, _, apart = halves([(str(k % 5),) for k in range(40)])
+    assert not apart and len(train) == len(test) == 20
+
+
+def test_marked_points_are_found_with_their_names():
+    rng = np.random.default_rng(1)
+    left, right = noise(rng, (100, 100)), noise(rng, (100, 100))
+    query, candidates = [30, 50], [[70, 20], [20, 80], [60, 70]]
+    MARKER.paint(left, tuple(query), "Q")
+    for number, xy in enumerate(candidates):
+        MARKER.paint(right, tuple(xy), str(number))
+    image = side_by_side(left, right, 16)
+    params = {"query": query, "candidates": candidates, "order": [0, 1], "views": [{"quad": [[0, 0], [9, 0], [9, 9]]}]}
+    groups = marked_points(Sample("toy", image, "", "0", params))
+    assert [own for own, _ in groups] == [[(30, 50)], [(70, 20), (20, 80), (60, 70)]]
+    assert [seen for _, seen in groups] == [[(30, 50)], [(186, 20), (136, 80), (176, 70)]]
+    ((unnamed, _),) = marked_points(Sample("toy", image, "", "0", {}))  # dots alone; letters are none
+    assert sorted(unnamed) == sorted([(30, 50), (186, 20), (136, 80), (176, 70)])
+    assert marked_points(Sample("toy", noise(rng, (60, 60)), "", "0", params)) == []
+
+
+def test_brightness_order_matches_points_and_listed_colours():
+    image = Image.new("RGB", (200, 100))
+    points, greys = [[40, 50], [100, 50], [160, 50]], [200, 20, 110]
+    draw = ImageDraw.Draw(image)
+    for (x, _), grey in zip(points, greys, strict=True):
+        draw.rectangle((x - 30, 0, x + 29, 99), fill=(grey,) * 3)
+    for letter, xy in zip("ABC", points, strict=True):
+        MARKER.paint(image, tuple(xy), letter)
+    text = "1. RGB(10, 10, 60)\n2. RGB(90, 120, 90)\n3. RGB(250, 240, 90)"
+    seen = brightness_order(Sample("toy", image, text, "A-3, B-1, C-2", {"points": points}))
+    assert seen.reshape(3, 3).argmax(1).tolist() == [2, 0, 1]
+
+
+def test_rows_of_different_lengths_make_a_table():
+    assert table_of([np.array([1.0]), np.array([2.0, 3.0])]).tolist() == [[1, -1], [2, 3]]
+    assert table_of([np.zeros(0)] * 3).shape == (3, 0)
+
+
+def test_the_corner_of_jpegs_grid_is_seen():
+    rng = np.random.default_rng(2)
+    buffer = io.BytesIO()
+    noise(rng, (203, 149)).save(buffer, "JPEG", quality=25)
+    image = Image.open(buffer)
+    seen = {}
+    for turns in range(4):
+        turned = image.rotate(-90 * turns, expand=True)
+        left, right, top, bottom = jpeg_grid(Sample("toy", turned, "", "0", {}))[:32].reshape(4, 8)
+        seen[turns] = [end.argmax() == 7 for end in (left, right, top, bottom)]
+    # a quarter turn clockwise takes the left end to the top, the top end to the right
+    assert seen[0] == [True, False, True, False] and seen[2] == [False, True, False, True]
+    assert seen[1] == [False, True, True, False] and seen[3] == [True, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("leak", "found"),
+    [
+        (None, set()),
+        ("size", {"picture size", "padding"}),
+        ("text", {"instruction text"}),
+        ("marker", {"marker positions"}),
+    ],
+)
+def test_leaks_are_flagged_and_a_clean_task_is_not(leak, found):
+    pytest.importorskip("sklearn")
+    report = examine("toy", 0.25, toy(leak), 300, 0.03)
+    leaks = {row.solver for row in report.rows if row.verdict == "LEAK"}
+    # A dot's rim also shows where it is among the steps between pixels, so another cheat may find a leak as well.
+    assert leaks == set(report.solved) and found <= leaks and bool(leaks) == bool(found)
+    assert [row.solver for row in report.rows] == [solver.name for solver in SOLVERS]
+    for row in report.rows:
+        assert row.verdict == "absent" or row.low <= row.accuracy <= row.high
+        if row.solver in found:
+            assert row.accuracy > 0.5
+    for numbers in report.solved.values():
+        assert len(numbers) == 8 and min(numbers) >= 150  # held out
+
+
+def test_a_sighted_cue_is_no_leak():
+    pytest.importorskip("sklearn")
+
+    def sample(j):
+        answer = j * 7 % 3
+        image = noise(np.random.default_rng(j), (64, 64)).point(lambda value: value // (1 + answer))
+        return Sample("toy", image, "How dark?", str(answer), {}, (f"{j}.jpg",))
+
+    thumbnail = [solver for solver in SOLVERS if "thumbnail" in solver.name]
+    (row,) = examine("toy", 1 / 3, sample, 120, 0.03, thumbnail).rows
+    assert row.verdict == "informative" and row.accuracy > 0.8
+
+
+def test_the_page_the_numbers_and_the_verdict(photos, tmp_path):
+    pytest.importorskip("sklearn")
+    page, numbers = tmp_path / "audit.html", tmp_path / "audit.json"
+    flags = {"ssl_tasks": "rotation,color,correspondence"}
+    table, clean = audit(flags, str(photos), None, 60, str(page), str(numbers), 0.03)
+    found = json.loads(numbers.read_text())
+    assert len(found["rows"]) == 3 * len(SOLVERS) and found["n"] == 60 and found["clean"] == clean
+    assert {row["task"]: row["chance"] for row in found["rows"]} == pytest.approx(
+        {"rotation": 1 / 4, "color": 1 / 5, "correspondence": 1 / 3}
+    )
+    assert clean == (not any(row["verdict"] == "LEAK" for row in found["rows"]))
+    assert all(row["solver"] in table for row in found["rows"])
+    assert found["splits"]["color"]["items"] == 5 and not found["splits"]["color"]["photographs_apart"]
+    assert "5 photographs, too few to keep the halves apart" in table
+    html = page.read_text()
+    assert html.count("<svg") == 3 and not re.findall(r'(?:src|href)="(?!data:)', html)
+
+
+def test_a_leak_is_shown_on_the_page(photos, tmp_path):
+    pytest.importorskip("sklearn")
+    page = tmp_path / "audit.html"
+    (tmp_path / "knobs.json").write_text('{"rotation": {"square": false}}')
+    narrow = {"ssl_tasks": "rotation", "ssl_images": "coffee*", "ssl_config": str(tmp_path / "knobs.json")}
+    table, clean = audit(narrow, str(photos), None, 120, str(page), None, 0.03)
+    assert not clean and re.search(r"rotation +picture size +cheat .* LEAK", table)
+    html = page.read_text()
+    assert "Solved by picture size alone" in html and html.count("data:image/jpeg;base64,") >= 8
+
+
+def test_missing_sklearn_is_told_with_its_cure(photos, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(ConfigError, match=r"pip install 'vgift-plugin\[audit\]'"):
+        audit({"ssl_tasks": "rotation"}, str(photos), None, 60, str(tmp_path / "a.html"), None, 0.03)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"output": "audit.pdf"}, "must end in .html"),
+        ({"output": "absent/audit.html"}, "there is no folder"),
+        ({"json_path": "absent/audit.json"}, "there is no folder"),
+        ({"n": 3}, "at least 20 samples"),
+        ({"threshold": 1.5}, "--threshold 1.5"),
+        ({"flags": {}}, "--ssl_tasks is missing"),
+        ({"flags": {"ssl_tasks": "rotatoin"}}, "did you mean 'rotation'"),
+    ],
+)
+def test_mistakes_are_told(photos, tmp_path, monkeypatch, changes, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        audit(**{"flags": {"ssl_tasks": "rotation"}, "image_folder": str(photos), **changes})
+    assert not list(tmp_path.iterdir())
