@@ -48,7 +48,7 @@ MIX665K = 665_298
 
 
 def photographs(folder: Path, wh: tuple[int, int]) -> None:
-    """Writes eleven crops of real photographs, as JPEG of quality 92."""
+    """Writes crops of real photographs, as JPEG of quality 92."""
     folder.mkdir(parents=True)
     source = Path(skimage.__file__).parent / "data"
     for name in (

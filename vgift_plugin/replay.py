@@ -92,7 +92,7 @@ class Replay:
             raise ConfigError(f"--ssl_replay {metadata}: there is no metadata file in this folder; known are {known}")
         self._source = np.full(len(records), -1, np.int8)
         self._row = np.full(len(records), -1, np.int32)
-        unknown: dict[str, str] = {}
+        unknown: dict[str, None] = {}  # in their order
         contradicting = []
         for position, record in enumerate(records):
             names = _names(record)
@@ -105,7 +105,7 @@ class Replay:
                 if truth := self._contradiction(position, record):
                     contradicting.append(f"{names[0]}: answers {_answer(record)!r}, metadata {truth!r}")
             else:
-                unknown.update({name: name for name, reading in readings.items() if reading})
+                unknown.update(dict.fromkeys(name for name, reading in readings.items() if reading))
         self._refuse(absent(image_folder or "", unknown), contradicting, image_folder)
 
     def _places(self, readings: list) -> Iterator[tuple[int, int]]:

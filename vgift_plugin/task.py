@@ -107,8 +107,11 @@ class Task:
 
     @property
     def longest_px(self) -> Optional[int]:
-        """The longest side photographs are needed at: larger JPEG files are decoded smaller. None: as they are."""
-        return None
+        """The longest side photographs are needed at: larger JPEG files are decoded smaller. None: as they are.
+
+        Twice `picture_px` where that is known, so that the last step down is a good filter's.
+        """
+        return None if self.picture_px is None else 2 * self.picture_px
 
     def draw(self, rng: np.random.Generator, images: list[Image.Image]) -> Params:
         """Makes every choice of one sample.

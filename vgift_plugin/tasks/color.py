@@ -101,11 +101,6 @@ class Color(Task):
         """`size_px`."""
         return self.size_px
 
-    @property
-    def longest_px(self) -> int:
-        """At least twice what is painted."""
-        return 2 * self.size_px
-
     def draw(self, rng: np.random.Generator, images: list[Image.Image]) -> Params:
         """Chooses points (pixels of the painted image), their colours, and the order in which these are listed."""
         (photo,) = images

@@ -77,11 +77,6 @@ class Rotation(Task):
         """`size_px`."""
         return self.size_px
 
-    @property
-    def longest_px(self) -> int:
-        """Twice what is painted, so that the last step down is a good filter's."""
-        return 2 * self.size_px
-
     def draw(self, rng: np.random.Generator, images: list[Image.Image]) -> Params:
         """Chooses the angle, and the square where the knob asks for it. See Task.draw."""
         (photo,) = images
