@@ -15,8 +15,9 @@ from conftest import ROOT
 from PIL import Image
 
 from vgift_plugin.errors import ConfigError
+from vgift_plugin.files import publish
+from vgift_plugin.journal import Journal, read_journals
 from vgift_plugin.pairs import job, make_pairs
-from vgift_plugin.pairs.journal import Journal, publish, read_journals
 from vgift_plugin.pairs.listing import read_pairs
 from vgift_plugin.seeding import generator
 from vgift_plugin.sources import open_photo
@@ -246,12 +247,12 @@ def test_a_rank_started_twice_is_refused(tmp_path):
 def test_a_torn_last_line_is_cut_off_and_those_of_others_are_left_out(tmp_path):
     (tmp_path / "rank-0.jsonl").write_bytes(b'{"pair": 0, "rejected": "a"}\n{"pair": 1, "rej')
     (tmp_path / "rank-7.jsonl").write_bytes(b'{"pair": 5, "rejected": "b"}\n{"pair": 6')
-    assert sorted(read_journals(tmp_path)) == [0, 5]
+    assert sorted(read_journals(tmp_path, "pair")) == [0, 5]
     journal = Journal(tmp_path / "rank-0.jsonl")
     journal.append(['{"pair": 1, "rejected": "c"}'])
     journal.close()
     assert (tmp_path / "rank-0.jsonl").read_bytes().count(b"\n") == 2
-    assert sorted(read_journals(tmp_path)) == [0, 1, 5]
+    assert sorted(read_journals(tmp_path, "pair")) == [0, 1, 5]
     (tmp_path / "rank-0.jsonl").write_bytes(b'{"pair"')
     Journal(tmp_path / "rank-0.jsonl").close()
     assert (tmp_path / "rank-0.jsonl").read_bytes() == b""

@@ -1,9 +1,12 @@
-"""Files that are there whole or not at all, whatever kills the process that writes them."""
+"""Files and folders that are there whole or not at all, whatever kills the process that writes them."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -28,3 +31,35 @@ def write_whole(path: Path, content: bytes, mode: int | None = None) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary folder beside `path`, which takes its name when the block ends well and goes when it fails.
+
+    Raises:
+        OSError: it could not be made, or `path` has come to be meanwhile.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        os.rename(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def publish(path: Path, content: bytes) -> None:
+    """Writes a file whole, unless it is there already: the first one stays, so that all ranks read the same."""
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary.write_bytes(content)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        os.replace(temporary, path)
+        return
+    temporary.unlink()

@@ -64,7 +64,7 @@ def export(
     _check(format, n, epoch, jpeg_quality, chunk_size, workers)
     given = Flags.of(flags)
     asks = given.resolve()
-    if not given.wanted:
+    if not given.makes_samples:
         raise ConfigError(f"--ssl_tasks is missing; known tasks: {', '.join(task_names())}")
     records = read_records(data_path)
     replay = find_replay(given, records or (), image_folder)

@@ -29,18 +29,19 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigError, UnsuitableImage
-from ..files import write_whole
+from ..files import publish, write_whole
+from ..journal import Journal, read_journals, require_same
 from ..replay import is_published
 from ..seeding import generator
 from ..sources import from_folder, open_photo
 from .features import Encoder, Photo, nearest
-from .journal import Journal, publish, read_journals
 from .labels import place_labels, read_labels, shared_object
 from .listing import SHOWN, Pair, read_pairs
 from .matching import Rules, choose
 
 logger = logging.getLogger(__name__)
 
+PAIR = "pair"  # what journals call the number of a pair
 PHOTOS_IN_BLOCK = 64
 ROWS_IN_BLOCK = 2048
 PATIENCE_S = 60.0  # without a new block from the others, before a rank makes theirs as well
@@ -182,7 +183,7 @@ class Job:
         """
         journal = Journal(self.parts / f"rank-{self.rank}.jsonl")
         try:
-            done = read_journals(self.parts).keys()
+            done = read_journals(self.parts, PAIR).keys()
             blocks = [
                 range(start, min(start + self.batch_size, len(pairs)))
                 for start in range(0, len(pairs), self.batch_size)
@@ -193,8 +194,8 @@ class Job:
             with self.progress(sum(map(len, mine)), "pairs") as bar:
                 for block in mine:
                     results = self.match([pairs[number] for number in block])
-                    entries = ({"pair": number, **entry} for number, entry in zip(block, results, strict=True))
-                    journal.append(json.dumps(entry) for entry in entries if entry["pair"] not in done)
+                    entries = ({PAIR: number, **entry} for number, entry in zip(block, results, strict=True))
+                    journal.append(json.dumps(entry) for entry in entries if entry[PAIR] not in done)
                     bar.update(len(block))
         finally:
             journal.close()
@@ -212,7 +213,7 @@ def merge_pairs(output: str) -> str:
     if not (parts / "list.json").exists():
         raise ConfigError(f"{parts} holds no list of pairs yet: run `vgift pairs` without --merge first")
     listed = json.loads((parts / "list.json").read_text())
-    done, total = read_journals(parts), len(listed["pairs"])
+    done, total = read_journals(parts, PAIR), len(listed["pairs"])
     missing = [number for number in range(total) if number not in done]
     if missing:
         some = ", ".join(" + ".join(listed["pairs"][number]) for number in missing[:SHOWN])
@@ -238,16 +239,8 @@ def _begin(parts: Path, settings: dict[str, Any]) -> None:
     """Records the settings, or refuses those that differ from what was begun."""
     path = parts / "settings.json"
     publish(path, json.dumps(settings, indent=1).encode())
-    begun = json.loads(path.read_text())
-    names = sorted(begun.keys() | settings.keys())
-    changed = [
-        f"{n}: begun with {begun.get(n)}, now {settings.get(n)}" for n in names if begun.get(n) != settings.get(n)
-    ]
-    if changed:
-        raise ConfigError(
-            "\n  ".join([f"{parts} was begun with other settings:", *changed])
-            + "\nGive those it was begun with, or another output, or remove the folder to begin anew."
-        )
+    cure = "Give those it was begun with, or another output, or remove the folder to begin anew."
+    require_same(json.loads(path.read_text()), settings, parts, cure)
 
 
 def _check(mistakes: dict[str, bool]) -> None:
@@ -361,7 +354,7 @@ def make_pairs(
 
 def _conclude(output: str, parts: Path, rank: int, world: int) -> str:
     """Returns the merged file's line where all is done, else how much is left for the other ranks."""
-    total, done = len(json.loads((parts / "list.json").read_text())["pairs"]), len(read_journals(parts))
+    total, done = len(json.loads((parts / "list.json").read_text())["pairs"]), len(read_journals(parts, PAIR))
     if done == total:
         return merge_pairs(output)
     return f"rank {rank} of {world} is done; {total - done:,} of {total:,} pairs are left for the other ranks"
