@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw
 from vgift_plugin.drawing import Marker, side_by_side
 from vgift_plugin.errors import ConfigError
 from vgift_plugin.insight import audit
-from vgift_plugin.insight.audit import effective_size, examine, halves, targets_of, wilson
+from vgift_plugin.insight.audit import examine, halves, targets_of
+from vgift_plugin.insight.intervals import effective_size, wilson
 from vgift_plugin.insight.solvers import SOLVERS, brightness_order, jpeg_grid, marked_points, table_of
 from vgift_plugin.task import Sample
 

@@ -14,6 +14,11 @@ from vgift_plugin.tasks.color import MARKER
 Color = get_task("color")
 
 
+def greys(colors):
+    """Returns the grey values, 0 to 255, that Pillow gives to colours, before it rounds them."""
+    return np.array(colors) @ [0.299, 0.587, 0.114]
+
+
 @pytest.fixture(params=range(8))
 def case(request):
     task, photo = Color(), card((640, 480))
@@ -28,6 +33,57 @@ def test_points_and_colours_keep_their_distances(case):
         assert 14 <= x < 336 - 14 and 14 <= y < 252 - 14
         assert color == [int(c) for c in small[y - 2 : y + 3, x - 2 : x + 3].reshape(25, 3).mean(0)]
     assert all(math.dist(a, b) >= 40 for a, b in itertools.combinations(params["colors"], 2))
+    assert np.ptp(greys(params["colors"])) <= 70
+
+
+@pytest.mark.parametrize("limit", [30.0, 70.0, 255.0])
+def test_points_are_kept_in_the_order_they_were_drawn(limit):
+    """The rule, said plainly: go through the points, keep what is far enough from all kept and near enough in grey."""
+    rng, task, starts = np.random.default_rng(5), Color(max_brightness_range=limit), set()
+    for _ in range(6):
+        points = list(map(tuple, rng.integers(14, 320, (256, 2)).tolist()))
+        colors = rng.integers(0, 120, (256, 3)) + 60
+        for start in (0, 7):
+            kept = [start]
+            for k in range(256):
+                fits = len(kept) < 5 and all(
+                    math.dist(colors[k], colors[other]) >= 40
+                    and abs(greys(colors[k]) - greys(colors[other])) <= limit
+                    and MARKER.clear_of(points[k], points[other], (336, 336))
+                    for other in kept
+                )
+                kept += [k] * fits
+            assert task._kept(start, points, colors, (336, 336)) == kept
+            starts.add(len(kept))
+    assert starts == {5}
+
+
+def test_colours_of_one_brightness_are_asked_for():
+    photo = Image.new("RGB", (300, 300))
+    shades = [(60, 0, 0), (110, 30, 30), (150, 80, 80), (200, 140, 140), (250, 200, 200)]
+    for k, shade in enumerate(shades):  # five colours, and their order by brightness gives them away
+        photo.paste(shade, (60 * k, 0, 60 * k + 60, 300))
+    with pytest.raises(UnsuitableImage, match="too few distinct colours"):
+        Color().draw(generator(0, "x"), [photo])
+    params = Color(max_brightness_range=255.0).draw(generator(0, "x"), [photo])
+    assert np.ptp(greys(params["colors"])) > 70
+    with pytest.raises(ValueError, match="max_brightness_range must be 0 to 255, not 300"):
+        Color(max_brightness_range=300.0)
+
+
+def test_a_first_point_that_nothing_goes_with_is_no_end():
+    photo = Image.new("RGB", (300, 300))  # more than half of it black, five colours of one brightness
+    for k, shade in enumerate([(200, 60, 60), (30, 130, 60), (90, 90, 220), (130, 90, 10), (100, 100, 100)]):
+        photo.paste(shade, (24 * k + 14, 0, 24 * k + 38, 300))
+    for seed in range(10):
+        params = Color().draw(generator(seed, "x"), [photo])
+        assert [0, 0, 0] not in params["colors"]
+
+
+def test_five_points_that_fit_are_enough():
+    colors = np.array([(200, 60, 60), (30, 130, 60), (90, 90, 220), (130, 90, 10), (100, 100, 100)])
+    points = [(30 + 60 * k, 40) for k in range(5)]
+    assert Color()._kept(0, points, colors, (336, 336)) == [0, 1, 2, 3, 4]
 
 
 def test_no_marker_hides_another(case):

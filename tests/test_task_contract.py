@@ -51,6 +51,17 @@ def name(request):
     return request.param
 
 
+def test_informative_spans_hold_the_fillings_and_nothing_else(name):
+    assert all(f"{{{one}}}" in wording for one in get_task(name).informative for wording in get_task(name).wordings)
+    for wording in range(len(get_task(name).wordings)):
+        try:
+            task, _, params = make(name, wording, [noise((300, 300))] * get_task(name).images, wording=wording)
+        except UnsuitableImage:
+            continue
+        told = [task.ask(params)[0][start:end] for start, end in task.informative_spans(params)]
+        assert sorted(told) == sorted(task.words(params)[one] for one in task.informative)
+
+
 @settings(max_examples=25, deadline=None)
 @given(wh=sizes, seed=st.integers(0, 10**6))
 @pytest.mark.parametrize("task_name", TASKS)

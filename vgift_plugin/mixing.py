@@ -105,7 +105,8 @@ class Stream:
         task = self.task
         images, params = self._choices(generator(self.seed, "sample", task.name, epoch, j, attempt), picks)
         instruction, response = task.ask(params)
-        return Sample(task.name, task.render(images, params), instruction, response, params, tuple(paths), attempt)
+        image, spans = task.render(images, params), task.informative_spans(params)
+        return Sample(task.name, image, instruction, response, params, tuple(paths), attempt, spans)
 
     def _paths(self, picks: list[int]) -> list[str]:
         return [self.source.path(pick) for pick in picks]
@@ -170,18 +171,22 @@ class Tally:
         return result
 
 
-class Around:
-    """A dataset around another one, `base`: what it does not have itself is the base's."""
+class PassesOn:
+    """Something around another object, `base`: what it does not have itself is the base's."""
 
     base: Any
-
-    def __len__(self) -> int:
-        return len(self.base)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "base" not in self.__dict__:  # unpickling asks before the base is there
             raise AttributeError(name)
         return getattr(self.base, name)
+
+
+class Around(PassesOn):
+    """A dataset around another one."""
+
+    def __len__(self) -> int:
+        return len(self.base)
 
 
 class MixedDataset(Around):

@@ -145,6 +145,10 @@ class Replay:
     def __contains__(self, position: int) -> bool:
         return bool(self._row[position] >= 0)
 
+    def task(self, position: int) -> Task:
+        """Returns the task a published sample is of."""
+        return self.sources[self._source[position]].task
+
     def positions(self) -> Iterator[tuple[Task, np.ndarray]]:
         """Yields each task with the positions of its published samples."""
         for number, source in enumerate(self.sources):
@@ -210,14 +214,14 @@ class ReplayedDataset(Around):
     Args:
         base: the host's dataset.
         replay: the published samples among its records.
-        speak: turns (record, pictures) into what the host's dataset returns for it.
+        speak: turns (record, pictures, task's name) into what the host's dataset returns for it.
     """
 
-    def __init__(self, base: Any, replay: Replay, speak: Callable[[dict, list[Image.Image]], Any]):
+    def __init__(self, base: Any, replay: Replay, speak: Callable[[dict, list[Image.Image], str], Any]):
         self.base, self.replay, self.speak = base, replay, speak
 
     def __getitem__(self, index: int) -> Any:
         if index not in self.replay:
             return self.base[index]
         record = self.base.list_data_dict[index]
-        return self.speak(record, self.replay.pictures(index, record))
+        return self.speak(record, self.replay.pictures(index, record), self.replay.task(index).name)

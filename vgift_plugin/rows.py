@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from PIL import Image
 
 from .errors import ConfigError, UnsuitableImage
 from .seeding import generator
-from .sources import fingerprint, open_photo
+from .sources import fingerprint, is_held_out, open_photo
 from .task import Params, Stored, Task
 
 _BETWEEN = re.compile(r"[\s,]*")
@@ -73,6 +74,12 @@ class Rows(Sequence):
     def __getitem__(self, index: int) -> dict:
         return json.JSONDecoder().raw_decode(self._text, int(self._starts[index]))[0]
 
+    def part(self, numbers: np.ndarray) -> Rows:
+        """Returns some of these rows, without reading the file again."""
+        some = copy.copy(self)
+        some._starts = self._starts[numbers]
+        return some
+
 
 class RowSource:
     """Rows as one task reads them, and the photographs they name. Every row is read once, before it is needed.
@@ -104,9 +111,7 @@ class RowSource:
 
         self.rows = Rows(path, read)
         self.where = f"rows of {path}"
-        encoded = np.array([one.encode() for one in ids])
-        self._order = np.argsort(encoded, kind="stable").astype(np.int32)
-        self._ids = encoded[self._order]
+        self._index(np.array([one.encode() for one in ids]))
         same = np.flatnonzero(self._ids[1:] == self._ids[:-1])
         if len(same):
             raise ConfigError(f"{path}: the id {self._ids[same[0]].decode()!r} stands twice")
@@ -117,8 +122,30 @@ class RowSource:
                 f"{some(missing)}\nName the folder they are relative to: --ssl_image_folder"
             )
 
+    def _index(self, ids: np.ndarray) -> None:
+        self._order = np.argsort(ids, kind="stable").astype(np.int32)
+        self._ids = ids[self._order]
+
     def __len__(self) -> int:
         return len(self.rows)
+
+    def split(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the numbers of the rows to train on, and of those held out.
+
+        A row is held out with its first photograph (see `is_held_out`), and trained on where none of its photographs is
+        held out; so a row of two photographs may be neither.
+        """
+        held = np.array([[is_held_out(row[key]) for key in self.form.sources] for row in self.rows])
+        return np.flatnonzero(~held.any(axis=1)), np.flatnonzero(held[:, 0])
+
+    def part(self, numbers: np.ndarray, where: str) -> RowSource:
+        """Returns a source of some of these rows."""
+        ids = np.empty_like(self._ids)
+        ids[self._order] = self._ids
+        some = copy.copy(self)
+        some.rows, some.where = self.rows.part(numbers), where
+        some._index(ids[numbers])
+        return some
 
     def fingerprint(self) -> str:
         """Returns number and hash of the rows: equal rows give equal samples, wherever their photographs lie."""

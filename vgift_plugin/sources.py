@@ -18,6 +18,8 @@ from PIL import Image, ImageOps
 from .errors import ConfigError, UnsuitableImage
 
 ORIENTATION = 0x0112  # the EXIF tag
+HELD_OUT = 20  # one photograph in so many
+IMAGE = "<image>"  # where a record's picture is in its conversation
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 # What Pillow raises on broken files, by reading its plugins; anything else is a bug and must not pass for a bad image.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, KeyError, IndexError, TypeError)
@@ -86,6 +88,15 @@ class ImageSource:
         """Returns the photograph; see `open_photo`."""
         return open_photo(self.path(index), longest_px=longest_px)
 
+    def split(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the numbers of the photographs to train on, and of those held out; see `is_held_out`."""
+        held_out = np.fromiter((is_held_out(self.name(index)) for index in range(len(self))), bool, len(self))
+        return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+    def part(self, numbers: np.ndarray, where: str) -> ImageSource:
+        """Returns a source of some of these photographs."""
+        return ImageSource(where, len(numbers), self.root, PartOfNames(self.name, numbers))
+
 
 def fingerprint(entries: Iterable[str]) -> str:
     """Returns how many strings there are and a hash of them in their order: `118,287 (3f0a…)`."""
@@ -94,6 +105,25 @@ def fingerprint(entries: Iterable[str]) -> str:
         digest.update(entry.encode(errors="surrogateescape") + b"\0")
         count += 1
     return f"{count:,} ({digest.hexdigest()})"
+
+
+def is_held_out(name: str) -> bool:
+    """Tells whether a photograph is held out for evaluation: one in `HELD_OUT`, by the hash of its file's name alone.
+
+    So it is the same photograph in every run, whatever the seed, the tasks, the folder's place and what else is in it.
+    """
+    file = name.replace("\\", "/").rpartition("/")[2]
+    return int.from_bytes(blake2b(file.encode(errors="surrogateescape"), digest_size=8).digest(), "big") % HELD_OUT == 0
+
+
+class PartOfNames:
+    """Some of the names another source of names gives: the k-th is the other's `numbers[k]`-th."""
+
+    def __init__(self, names: Callable[[int], str], numbers: np.ndarray):
+        self.names, self.numbers = names, numbers
+
+    def __call__(self, index: int) -> str:
+        return self.names(int(self.numbers[index]))
 
 
 class PackedNames:
@@ -129,6 +159,27 @@ def picture_name(record: dict) -> str | None:
     if isinstance(image, list) and len(image) == 1:
         image = image[0]
     return image if isinstance(image, str) else None
+
+
+def top_folder(name: str) -> str:
+    """Returns the first folder of a relative path, which names the data set: `coco/train2017/1.jpg` is of `coco`."""
+    parts = [part for part in Path(name).parts if part != "."]
+    return parts[0] if len(parts) > 1 and parts[0] not in ("..", "/") else ""
+
+
+def why_not_one_picture(record: dict) -> str | None:
+    """Returns why a record is not about one picture with one place for it in the conversation; None where it is."""
+    if not record.get("image"):
+        return "no picture"
+    if picture_name(record) is None:
+        return "several pictures"
+    turns = record.get("conversations")
+    if not isinstance(turns, list) or not all(
+        isinstance(turn, dict) and isinstance(turn.get("value"), str) for turn in turns
+    ):
+        return "no conversation"
+    places = sum(turn["value"].count(IMAGE) for turn in turns)
+    return None if places == 1 else f"{IMAGE} stands {places} times"
 
 
 def from_folder(

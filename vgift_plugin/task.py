@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Optional
@@ -29,6 +30,7 @@ class Sample:
         params: every choice made; JSON-able and, with the source images, sufficient to paint and word it again.
         sources: paths of the source photographs.
         redraws: how many unsuitable images were passed over before this one.
+        informative: where the instruction says what the image alone determines, as (start, end) in characters.
     """
 
     task: str
@@ -38,6 +40,7 @@ class Sample:
     params: Params
     sources: tuple[str, ...] = ()
     redraws: int = 0
+    informative: tuple[tuple[int, int], ...] = ()
 
     def record(self, id: str, image: str) -> dict[str, Any]:
         """Returns the sample as a LLaVA record whose picture is found at `image`."""
@@ -76,13 +79,16 @@ class Stored:
 class Task:
     """Base of all tasks: a frozen dataclass whose fields are its knobs.
 
-    A subclass sets `name` and `wordings`, and defines `draw`, `render`, `response`, `score` and `chance`.
+    A subclass sets `name` and `wordings`, and defines `draw`, `render`, `response` and `chance`; where it needs them,
+    `words` and `grade` too.
 
     Class attributes:
         name: registry key, the stem of the task's file.
         images: how many source photographs one sample needs.
         whole: whether a sample must be seen from edge to edge; hosts that crop to the centre get it on a square canvas.
         wordings: paraphrases of the instruction; `{placeholders}` are filled by `words`.
+        informative: those placeholders whose filling the image determines, so that it can be learned from it; all else
+            in an instruction is a template.
         published: how to read this task's published metadata (`--ssl_replay`), where there is some.
         pairs: how to read matched pairs of photographs (`--ssl_pairs`), where the task takes them.
     """
@@ -91,6 +97,7 @@ class Task:
     images: ClassVar[int] = 1
     whole: ClassVar[bool] = True
     wordings: ClassVar[tuple[str, ...]] = ()
+    informative: ClassVar[tuple[str, ...]] = ()
     published: ClassVar[Optional[Stored]] = None
     pairs: ClassVar[Optional[Stored]] = None
 
@@ -149,12 +156,28 @@ class Task:
         """Words the sample: returns (instruction, response), both without image token and role marker."""
         return self.wordings[params["wording"]].format(**self.words(params)), self.response(params)
 
+    def informative_spans(self, params: Params) -> tuple[tuple[int, int], ...]:
+        """Returns where the fillings of the `informative` placeholders stand in the instruction, as (start, end)."""
+        if not self.informative:
+            return ()
+        filled, spans, length = self.words(params), [], 0
+        for literal, name, _, _ in string.Formatter().parse(self.wordings[params["wording"]]):
+            length += len(literal)
+            if name is not None:
+                spans += [(length, length + len(filled[name]))] * (name in self.informative)
+                length += len(filled[name])
+        return tuple(spans)
+
     def score(self, reply: str, params: Params) -> float:
         """Returns how right `reply` is, in [0, 1]; 1 for the response and for it alone, up to spaces and a full stop.
 
         Exact, never by substring ("0" is inside "90"), so it serves as a verifiable reward.
         """
-        return float(tidy(reply) == self.response(params))
+        return self.grade(reply, self.response(params))
+
+    def grade(self, reply: str, response: str) -> float:
+        """Returns how right `reply` is where `response` is; see `score`. For answers that can be right in part."""
+        return float(tidy(reply) == response)
 
     @property
     def chance(self) -> float:

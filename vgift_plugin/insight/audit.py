@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-import math
-import string
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from html import escape
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -21,86 +16,15 @@ from ..registry import task_names
 from ..sources import read_records
 from ..streams import streams
 from ..task import Sample
+from .audit_page import audit_page, section
+from .audit_report import ABSENT, CLEAN, INFORMATIVE, LEAK, USELESS, Report, Row, table_text
+from .intervals import effective_size, wilson
+from .page import check_outputs
 from .solvers import CHEAT, SOLVERS, Solver, guess, require_sklearn, table_of
 
 LEAST_SAMPLES = 20
 LEAST_PHOTOS = 10  # in each half; with fewer, a photograph may be in both
 SHOWN = 8  # samples of a leak
-LEAK, CLEAN, INFORMATIVE, USELESS, ABSENT = "LEAK", "ok", "informative", "no use", "absent"
-
-PAGE = string.Template("""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>vgift audit</title>
-<style>
-:root { color-scheme: light dark; --line: #8884; --bad: #c0392b; --good: #2a7f62; --cue: #7a7a8c; }
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }
-h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
-svg { width: 100%; height: auto; } svg text { font: 13px system-ui, sans-serif; fill: currentColor; }
-.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: 1rem; }
-figure { margin: 0; font-size: .8rem; } figure img { width: 100%; height: 10rem; object-fit: contain; }
-pre { overflow-x: auto; }
-</style></head><body>
-<h1>What can be answered without looking?</h1>
-<p>$about</p>
-<p>A <em>cheat</em> sees nothing of what the picture shows and must stay at chance; a <em>cue</em> sees a little of it
-and may beat chance. Bars: accuracy on held-out photographs; whiskers: 95 % interval; dashed line: chance.</p>
-$sections
-<h2>All numbers</h2><pre>$table</pre>
-</body></html>
-""")
-
-
-@dataclass(frozen=True)
-class Row:
-    """How one solver did on one task: accuracies in [0, 1]; None where there was nothing of the kind to see."""
-
-    task: str
-    solver: str
-    kind: str
-    chance: float
-    accuracy: float | None
-    low: float | None
-    high: float | None
-    verdict: str
-
-
-@dataclass(frozen=True)
-class Report:
-    """What was found about one task.
-
-    Attributes:
-        rows: one a solver.
-        split: how many samples and photographs are in each half, and whether some are in both.
-        solved: {leaking solver: numbers of the held-out samples it got most right}.
-    """
-
-    task: str
-    rows: list[Row]
-    split: dict
-    solved: dict[str, list[int]] = field(default_factory=dict)
-
-
-def wilson(accuracy: float, n: float, z: float = 1.96) -> tuple[float, float]:
-    """Returns Wilson's 95 % interval of a share seen in n independent trials: 0.5 of 100 gives (0.404, 0.596)."""
-    middle = (accuracy + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(accuracy * (1 - accuracy) / n + z * z / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def effective_size(right: np.ndarray, groups: np.ndarray) -> float:
-    """Returns how many independent trials (m, items) answers are worth when those of one photograph go together.
-
-    Args:
-        right: booleans.
-        groups: (m,) numbers of the photographs.
-
-    Returns:
-        right.size or less; with one item and no photograph twice, exactly m.
-    """
-    off = right - right.mean()
-    sums = np.bincount(np.unique(groups, return_inverse=True)[1], off.sum(1))
-    spread = (off**2).sum()
-    return right.size / max(1.0, (sums**2).sum() / spread) if spread else float(len(np.unique(groups)))
 
 
 def targets_of(responses: Sequence[str]) -> np.ndarray:
@@ -223,11 +147,7 @@ def audit(
     Raises:
         ConfigError: a flag or a path is wrong, or scikit-learn is missing; nothing was written.
     """
-    if Path(output).suffix.lower() != ".html":
-        raise ConfigError(f"-o {output}: must end in .html")
-    for path in filter(None, (output, json_path)):
-        if not Path(path).resolve().parent.is_dir():
-            raise ConfigError(f"there is no folder {Path(path).resolve().parent} for {path}")
+    check_outputs(output, json_path)
     if n < LEAST_SAMPLES:
         raise ConfigError(f"-n {n}: at least {LEAST_SAMPLES} samples of each task")
     if not 0 <= threshold < 1:
@@ -245,86 +165,15 @@ def audit(
             stream.task.name, stream.task.chance, lambda j, stream=stream: stream(0, j, tally), n, threshold
         )
         reports.append(report)
-        sections.append(_section(report, lambda j, stream=stream: stream(0, j)))
+        sections.append(section(report, lambda j, stream=stream: stream(0, j)))
     table, clean = table_text(reports), not any(report.solved for report in reports)
-    given = {name: value for name, value in asked.as_dict().items() if value is not None}
-    about = escape(f"{n:,} samples a task with " + ", ".join(f"--{name} {value}" for name, value in given.items()))
-    Path(output).write_text(
-        PAGE.substitute(about=about, sections="\n".join(sections), table=escape(table)), encoding="utf-8"
-    )
+    Path(output).write_text(audit_page(n, asked, sections, table), encoding="utf-8")
     if json_path is not None:
         parts = {
             "splits": {report.task: report.split for report in reports},
             "rows": [asdict(row) for report in reports for row in report.rows],
         }
+        given = {name: value for name, value in asked.as_dict().items() if value is not None}
         whole = {"flags": given, "n": n, "threshold": threshold, "clean": clean, **parts}
         Path(json_path).write_text(json.dumps(whole, indent=1), encoding="utf-8")
     return f"{table}\n{output}: " + ("no cheat beats chance" if clean else "some answers leak, see LEAK"), clean
-
-
-def table_text(reports: Sequence[Report]) -> str:
-    """Returns all rows as an aligned table, and below it how each task was split."""
-    lines = [("task", "solver", "kind", "chance", "accuracy", "95 % interval", "verdict")]
-    for row in (row for report in reports for row in report.rows):
-        numbers = ("–", "–")
-        if row.accuracy is not None:
-            numbers = (f"{row.accuracy:.1%}", f"{row.low:.1%} to {row.high:.1%}")
-        lines.append((row.task, row.solver, row.kind, f"{row.chance:.1%}", *numbers, row.verdict))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    form = "  ".join(f"{{:{'>' if k in (3, 4, 5) else '<'}{width}}}" for k, width in enumerate(widths))  # numbers right
-    aligned = [form.format(*line).rstrip() for line in lines]
-    return "\n".join([*aligned, *(f"{report.task}: {_split_words(report.split)}" for report in reports)])
-
-
-def _split_words(split: dict) -> str:
-    per = f", {split['items']} items each" if split["items"] > 1 else ""
-    apart = "none in both halves" if split["photographs_apart"] else "too few to keep the halves apart"
-    return (
-        f"{split['train']:,} samples to learn from, {split['test']:,} held out{per}; "
-        f"{split['photographs']:,} photographs, {apart}"
-    )
-
-
-def _section(report: Report, samples: Callable[[int], Sample]) -> str:
-    """Returns a task's part of the page; the samples of a leak are painted again for it."""
-    parts = [f"<h2>{escape(report.task)}</h2><p>{escape(_split_words(report.split))}</p>{_bars(report)}"]
-    for solver, numbers in report.solved.items():
-        figures = "".join(_figure(samples(j)) for j in numbers)
-        parts.append(f'<h3>Solved by {escape(solver)} alone</h3><div class="grid">{figures}</div>')
-    return f"<section>{''.join(parts)}</section>"
-
-
-def _bars(report: Report) -> str:
-    """Returns one SVG: a bar a solver, its interval, and a dashed line at chance."""
-    left, wide, high = 190, 600, 26
-    tall = high * len(report.rows) + 24
-    shapes = []
-    for k, row in enumerate(report.rows):
-        y = k * high + 6
-        shapes.append(f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{escape(row.solver)}</text>')
-        if row.accuracy is None:
-            shapes.append(f'<text x="{left + 8}" y="{y + 13}">nothing of the kind to see</text>')
-            continue
-        fill = "bad" if row.verdict == LEAK else "good" if row.kind == CHEAT else "cue"
-        low, end, bar = (left + wide * share for share in (row.low, row.high, row.accuracy))
-        shapes.append(
-            f'<rect x="{left}" y="{y}" width="{bar - left:.1f}" height="16" style="fill:var(--{fill})" opacity=".75"/>'
-            f'<path d="M{low:.1f} {y + 8}H{end:.1f}" stroke="currentColor" stroke-width="2"/>'
-            f'<text x="{end + 8:.1f}" y="{y + 13}">{row.accuracy:.1%} {escape(row.verdict)}</text>'
-        )
-    at = left + wide * report.rows[0].chance
-    shapes.append(f'<path d="M{at:.1f} 0V{tall - 18}" stroke="currentColor" stroke-dasharray="4 3"/>')
-    shapes.append(f'<text x="{at:.1f}" y="{tall - 4}" text-anchor="middle">chance {report.rows[0].chance:.1%}</text>')
-    return f'<svg viewBox="0 0 {left + wide + 130} {tall}" role="img">{"".join(shapes)}</svg>'
-
-
-def _figure(sample: Sample) -> str:
-    small, buffer = sample.image.copy(), io.BytesIO()
-    small.thumbnail((240, 240))
-    small.save(buffer, "JPEG", quality=88)
-    picture = base64.b64encode(buffer.getvalue()).decode()
-    words = f"{sample.response} ({sample.image.width}×{sample.image.height})"
-    return (
-        f'<figure><img src="data:image/jpeg;base64,{picture}" alt="{escape(sample.task)} sample">'
-        f"<figcaption>{escape(words)}</figcaption></figure>"
-    )

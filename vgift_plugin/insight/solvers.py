@@ -227,7 +227,7 @@ def require_sklearn() -> None:
     try:
         import sklearn  # noqa: F401
     except ImportError:
-        raise ConfigError("vgift audit needs scikit-learn: pip install 'vgift-plugin[audit]'") from None
+        raise ConfigError("scikit-learn is needed for this: pip install 'vgift-plugin[audit]'") from None
 
 
 def table_of(rows: list[np.ndarray]) -> np.ndarray:

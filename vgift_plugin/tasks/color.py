@@ -1,7 +1,8 @@
 """Colour matching: which colour had each marked point before the photograph lost its colours?
 
 V-GIFT (arXiv 2604.12966), section 3.2 and the release's constants: longest side 512, five points, 20 px margin, mean of
-a 5×5 patch, pairwise RGB distance of 40. Here it is painted at the 336 px that LLaVA-1.5 looks at, margin to scale.
+a 5×5 patch, pairwise RGB distance of 40. Here it is painted at the 336 px that LLaVA-1.5 looks at, margin to scale, and
+the points are alike in brightness: where they are not, ranking their grey values answers most items (`vgift audit`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ PUBLISHED_MARKER = PublishedMarker(radius_px=8, rim="white", rim_px=2, font_px=2
 PUBLISHED_SIZE_PX = 512
 PATCH_PX = 5
 CANDIDATES = 256  # points tried, in order, before the photograph is passed over
+STARTS = 16  # how many of them are tried as the first to be kept
+LUMA = np.array([0.299, 0.587, 0.114])  # grey value of a colour, ITU-R BT.601, as Pillow has it
 
 
 def _recall(task: Color, row: Mapping, rng: np.random.Generator) -> Params:
@@ -72,6 +75,8 @@ class Color(Task):
         "Give all pairs in the format {form}.",
     )
 
+    informative: ClassVar[tuple[str, ...]] = ("colors",)
+
     published: ClassVar[Stored] = Stored(
         _recall, ("source_image",), True, ("colorization_metadata.json",), r"(?P<id>.+)_(?P<part>colorization)\.jpg"
     )
@@ -80,6 +85,9 @@ class Color(Task):
     size_px: int = knob(336, "longest side of the painted image, in pixels")
     margin_px: int = knob(14, "least distance of a point from the border, in pixels")
     min_distance: float = knob(40.0, "least distance between two of the colours (Euclidean, RGB 0 to 255)")
+    max_brightness_range: float = knob(
+        70.0, "most that points may differ in grey value (0 to 255); with 255, their order by brightness tells most"
+    )
     min_colorfulness: float = knob(
         15.0, "photographs below this colourfulness (Hasler and Süsstrunk 2003) are near-grey"
     )
@@ -89,6 +97,8 @@ class Color(Task):
         super().__post_init__()
         if not 2 <= self.points <= 9:
             raise ValueError(f"points must be 2 to 9, not {self.points}")
+        if not 0 <= self.max_brightness_range <= 255:
+            raise ValueError(f"max_brightness_range must be 0 to 255, not {self.max_brightness_range:g}")
         if self.margin_px < PATCH_PX // 2:
             raise ValueError(
                 f"margin_px must be at least {PATCH_PX // 2}, so that the patch is inside; not {self.margin_px}"
@@ -109,7 +119,7 @@ class Color(Task):
         small = fitted(photo, self.size_px)
         if min(small.size) <= 2 * self.margin_px + PATCH_PX:
             raise UnsuitableImage("too narrow")
-        if colorfulness(np.asarray(small.resize((64, 64), Image.Resampling.BOX))) < self.min_colorfulness:
+        if colorfulness(np.asarray(small.reduce(max(1, max(small.size) // 64)))) < self.min_colorfulness:
             raise UnsuitableImage("near-grey")
         points, colors = self._choose(rng, np.asarray(small))
         order = rng.permutation(self.points)
@@ -123,24 +133,37 @@ class Color(Task):
         }
 
     def _choose(self, rng: np.random.Generator, pixels: np.ndarray) -> tuple[list, list]:
-        """Goes through random points and keeps those far enough, in place and in colour, from all kept before."""
+        """Goes through random points, from several of them in turn, until enough can be kept together."""
         height, width, _ = pixels.shape
-        margin, half = self.margin_px, PATCH_PX // 2
+        margin = self.margin_px
         xs = rng.integers(margin, width - margin, CANDIDATES)
         ys = rng.integers(margin, height - margin, CANDIDATES)
-        offsets = np.arange(-half, half + 1)
-        patches = pixels[ys[:, None, None] + offsets[:, None], xs[:, None, None] + offsets]
-        means = patches.reshape(CANDIDATES, -1, 3).mean(1).astype(int)  # rounded down, as the release does
-        points, colors = [], []
-        for x, y, mean in zip(xs.tolist(), ys.tolist(), means.tolist(), strict=True):
-            if all(math.dist(mean, other) >= self.min_distance for other in colors) and all(
-                MARKER.clear_of((x, y), tuple(other), (width, height)) for other in points
-            ):
-                points.append([x, y])
-                colors.append(mean)
-            if len(points) == self.points:
-                return points, colors
+        dy, dx = np.divmod(np.arange(PATCH_PX**2)[:, None], PATCH_PX)
+        patches = pixels[ys + dy - PATCH_PX // 2, xs + dx - PATCH_PX // 2]  # (25, candidates, 3)
+        colors = patches.mean(0).astype(int)  # rounded down, as the release does
+        points = list(zip(xs.tolist(), ys.tolist(), strict=True))
+        for start in range(STARTS):
+            kept = self._kept(start, points, colors, (width, height))
+            if len(kept) == self.points:
+                return [list(points[k]) for k in kept], colors[kept].tolist()
         raise UnsuitableImage("too few distinct colours")
+
+    def _kept(self, start: int, points: list, colors: np.ndarray, wh: tuple[int, int]) -> list[int]:
+        """Keeps the point `start`, then all in their order that are far enough in place and in colour, and near enough
+        in brightness, from all kept before, up to the number wanted. Returns their indices."""
+        grey = colors @ LUMA
+        fits = np.ones(len(points), bool)
+        kept: list[int] = []
+        pick = start
+        while True:
+            if all(MARKER.clear_of(points[pick], points[k], wh) for k in kept):
+                kept.append(pick)
+                fits &= np.abs(grey - grey[pick]) <= self.max_brightness_range
+                fits &= ((colors - colors[pick]) ** 2).sum(1) >= self.min_distance**2
+            fits[pick] = False
+            if len(kept) == self.points or np.count_nonzero(fits) < self.points - len(kept):
+                return kept
+            pick = int(fits.argmax())
 
     def render(self, images: list[Image.Image], params: Params) -> Image.Image:
         """Returns the greyscale copy, as RGB, at a longest side of `size_px`, with dots and letters."""
@@ -169,11 +192,11 @@ class Color(Task):
             f"{letter}-{order.index(k) + 1}" for k, letter in enumerate(string.ascii_uppercase[: len(order)])
         )
 
-    def score(self, reply: str, params: Params) -> float:
+    def grade(self, reply: str, response: str) -> float:
         """Returns the share of letters that have their right number: 1 for all, 0 for a reply of another form."""
         form = re.compile(r"([A-Z]-\d)(, ?[A-Z]-\d)*")
         pairs = re.split(r", ?", tidy(reply)) if form.fullmatch(tidy(reply)) else []
-        truth = self.response(params).split(", ")
+        truth = response.split(", ")
         if [pair[0] for pair in pairs] != [pair[0] for pair in truth]:
             return 0.0
         return sum(pair == true for pair, true in zip(pairs, truth, strict=True)) / len(truth)

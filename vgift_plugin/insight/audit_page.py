@@ -1,0 +1,66 @@
+"""The audit's page: a plot a task, the samples each cheat got right, and all numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+
+from ..config import Flags
+from ..task import Sample
+from .audit_report import LEAK, Report, split_words
+from .page import flag_words, picture, report
+from .solvers import CHEAT
+
+FIGURE_PX = 240
+STYLE = """\
+.grid { grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); }
+figure { font-size: .8rem; } figure img { width: 100%; height: 10rem; object-fit: contain; }
+"""
+READING = """A <em>cheat</em> sees nothing of what the picture shows and must stay at chance; a <em>cue</em> sees a
+little of it and may beat chance. Bars: accuracy on held-out photographs; whiskers: 95 % interval; dashed line:
+chance."""
+
+
+def audit_page(n: int, flags: Flags, sections: Sequence[str], table: str) -> str:
+    """Returns the page of n samples a task: the tasks' sections, then the terminal's table."""
+    about = f"{escape(f'{n:,} samples a task with {flag_words(flags)}')}</p>\n<p>{READING}"
+    return report("vgift audit", "What can be answered without looking?", about, sections, table, STYLE)
+
+
+def section(found: Report, samples: Callable[[int], Sample]) -> str:
+    """Returns a task's part of the page; the samples of a leak are painted again for it."""
+    parts = [f"<h2>{escape(found.task)}</h2><p>{escape(split_words(found.split))}</p>{_bars(found)}"]
+    for solver, numbers in found.solved.items():
+        figures = "".join(_figure(samples(j)) for j in numbers)
+        parts.append(f'<h3>Solved by {escape(solver)} alone</h3><div class="grid">{figures}</div>')
+    return f"<section>{''.join(parts)}</section>"
+
+
+def _bars(found: Report) -> str:
+    """Returns one SVG: a bar a solver, its interval, and a dashed line at chance."""
+    left, wide, high = 190, 600, 26
+    tall = high * len(found.rows) + 24
+    shapes = []
+    for k, row in enumerate(found.rows):
+        y = k * high + 6
+        shapes.append(f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{escape(row.solver)}</text>')
+        if row.accuracy is None:
+            shapes.append(f'<text x="{left + 8}" y="{y + 13}">nothing of the kind to see</text>')
+            continue
+        fill = "bad" if row.verdict == LEAK else "good" if row.kind == CHEAT else "cue"
+        low, end, bar = (left + wide * share for share in (row.low, row.high, row.accuracy))
+        shapes.append(
+            f'<rect x="{left}" y="{y}" width="{bar - left:.1f}" height="16" style="fill:var(--{fill})" opacity=".75"/>'
+            f'<path d="M{low:.1f} {y + 8}H{end:.1f}" stroke="currentColor" stroke-width="2"/>'
+            f'<text x="{end + 8:.1f}" y="{y + 13}">{row.accuracy:.1%} {escape(row.verdict)}</text>'
+        )
+    at = left + wide * found.rows[0].chance
+    shapes.append(f'<path d="M{at:.1f} 0V{tall - 18}" stroke="currentColor" stroke-dasharray="4 3"/>')
+    shapes.append(f'<text x="{at:.1f}" y="{tall - 4}" text-anchor="middle">chance {found.rows[0].chance:.1%}</text>')
+    return f'<svg viewBox="0 0 {left + wide + 130} {tall}" role="img">{"".join(shapes)}</svg>'
+
+
+def _figure(sample: Sample) -> str:
+    words = f"{sample.response} ({sample.image.width}×{sample.image.height})"
+    image = picture(sample.image, f"{sample.task} sample", quality=88, longest_px=FIGURE_PX)
+    return f"<figure>{image}<figcaption>{escape(words)}</figcaption></figure>"
