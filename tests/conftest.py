@@ -11,6 +11,7 @@ import pytest
 import skimage
 from PIL import Image
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as `call` below: sums in another order are other last digits
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOGRAPHS = Path(skimage.__file__).parent / "data"
 HAS_HOST = all(importlib.util.find_spec(name) for name in ("llava", "torch", "transformers", "deepspeed"))
@@ -51,6 +52,17 @@ def photos(tmp_path_factory):
     for name, box in boxes.items():
         image = Image.open(PHOTOGRAPHS / name).convert("RGB").crop(box)
         image.save(folder / f"{Path(name).stem}.jpg", quality=92)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def others(tmp_path_factory, photos):
+    """Photographs that the run's folder does not have."""
+    folder = tmp_path_factory.mktemp("others")
+    for path in photos.iterdir():
+        with Image.open(path) as image:
+            for k in range(2):
+                image.crop((20 * k, 10, 240 + 20 * k, 280)).save(folder / f"{path.stem}-{k}.jpg", quality=92)
     return folder
 
 
@@ -139,6 +151,30 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tiny_llava(tiny):
+    """That LLaVA as upstream's training builds it, in evaluation mode and float32; tests leave it as they found it."""
+    return build_llava(*tiny)
+
+
+def build_llava(llm, tower, attention="eager", **settings):
+    """Returns upstream's own model of these parts, as its train() builds it."""
+    from argparse import Namespace
+
+    import torch
+    from llava.model import LlavaLlamaForCausalLM
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlavaLlamaForCausalLM.from_pretrained(llm, attn_implementation=attention)
+        chosen = {"vision_tower": str(tower), "mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2}
+        chosen |= {"mm_vision_select_feature": "patch", "mm_patch_merge_type": "flat", "pretrain_mm_mlp_adapter": None}
+        model.get_model().initialize_vision_modules(Namespace(**{**chosen, **settings}))
+    model.config.tokenizer_padding_side, model.config.tokenizer_model_max_length = "right", 2048
+    model.config.image_aspect_ratio, model.config.use_cache = "pad", False
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
 def train_flags(tiny, data_path, photos):
     """Returns the arguments of an upstream training run as {flag: value}, to be changed and joined by `arguments`."""
     llm, tower = tiny
@@ -171,6 +207,78 @@ def train_flags(tiny, data_path, photos):
     }
 
 
+def changed(module, before):
+    """Returns the names of a module that are not the objects they were."""
+    return {name for name, value in vars(module).items() if before.get(name) is not value} - {"__warningregistry__"}
+
+
+@pytest.fixture
+def host():
+    """`llava.train.train`, as upstream wrote it before and after each test."""
+    import llava.train.train as module
+
+    from vgift_plugin import host
+
+    before = dict(vars(module))
+    template = module.conversation_lib.default_conversation
+    yield module
+    host.detach(module)
+    module.conversation_lib.default_conversation = template
+    assert changed(module, before) == set()
+
+
+@pytest.fixture
+def attached(host):
+    from vgift_plugin import attach
+
+    attach()
+    return host
+
+
+@pytest.fixture
+def tokenizer(tiny):
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        tiny[0], model_max_length=2048, padding_side="right", use_fast=False
+    )
+    tokenizer.pad_token = tokenizer.unk_token
+    return tokenizer
+
+
+@pytest.fixture
+def data_args(host, tiny, data_path, photos):
+    """Makes the data arguments as train() leaves them."""
+    import transformers
+
+    def make(version="v1", **flags):
+        flags = {"data_path": str(data_path), "image_folder": str(photos), "image_aspect_ratio": "pad", **flags}
+        arguments = host.DataArguments(**flags)
+        arguments.image_processor = transformers.CLIPImageProcessor.from_pretrained(tiny[1])
+        arguments.is_multimodal = True
+        arguments.mm_use_im_start_end = False
+        host.conversation_lib.default_conversation = host.conversation_lib.conv_templates[version]
+        return arguments
+
+    return make
+
+
+@pytest.fixture
+def module_of(attached, tokenizer, data_args):
+    """Makes the data module of a run with the given flags."""
+
+    def make(tokenizer=tokenizer, **flags):
+        return attached.make_supervised_data_module(tokenizer=tokenizer, data_args=data_args(**flags))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def full(train_flags, tmp_path_factory):
+    """A checkpoint of full fine-tuning."""
+    return train(train_flags, tmp_path_factory.mktemp("trained") / "whole")
+
+
 DINO_PATCH = 14
 DINO_MEAN, DINO_STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
 
@@ -194,6 +302,14 @@ def build_dino(folder, hidden=96, layers=2, **changes):
 def dinov2(tmp_path_factory):
     """The folder of a small DINOv2 of random weights."""
     return build_dino(tmp_path_factory.mktemp("dinov2"))
+
+
+def train(flags, folder, **changes):
+    """Returns a folder to which upstream's training code has saved a model; nothing in its name says what it is."""
+    flags = {**flags, "max_steps": 3, "learning_rate": 1e-2, "output_dir": folder, **changes}
+    done = call([sys.executable, ROOT / "scripts" / "demo" / "train_cpu.py", *arguments(flags)])
+    assert done.returncode == 0, done.stderr[-5000:]
+    return folder
 
 
 def arguments(flags, **changes):

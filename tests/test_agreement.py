@@ -63,6 +63,15 @@ def test_an_image_more_on_one_machine(tmp_path, train_flags):
     assert "images of rotation: 5 (" in told and "; 6 (" in told
 
 
+def test_other_task_templates_on_one_rank(tmp_path, train_flags):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.json").write_text(json.dumps([f"Say {name}."]))
+    other = f"sys.argv += ['--instruct_templates', {str(tmp_path / 'b.json')!r}]"
+    flags = {"instruct_loss": "no_template", "instruct_templates": tmp_path / "a.json"}
+    told = train(tmp_path, train_flags, 29625, other, **flags)
+    assert "task templates: 1 (" in told and "--instruct_loss:" not in told
+
+
 def test_a_rank_without_the_plugin_is_named(tmp_path, train_flags):
     """The flags never got there: it trains as ever, and waits for the others in its first collective."""
     setup = "import vgift_plugin.host.agreement as agreement; agreement.PATIENCE_S = 5.0"

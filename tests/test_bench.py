@@ -25,6 +25,8 @@ def test_the_bench_prints_every_row_and_writes_it_down(tmp_path):
         "949 names",
         "DataLoader",
         "worker's memory",
+        "--instruct_loss: an ordinary sample",
+        "--instruct_loss: a training step",
         "upstream's lengths",
         "100,000,000",
         "python -c pass",

@@ -145,3 +145,38 @@ def test_replay_and_pairs_are_checked_before_anything_is_loaded(tmp_path):
     with pytest.raises(ConfigError, match=r"none of --ssl_tasks rotation takes pairs"):
         flags = Flags(ssl_tasks="rotation", ssl_pairs=str(tmp_path / "pairs.jsonl"))
         streams(flags, flags.resolve(), [], "", None)
+
+
+def test_flags_of_the_instruction_loss(tmp_path):
+    path = tmp_path / "templates.json"
+    path.write_text("[]")
+    assert Flags(instruct_loss="no_template", instruct_templates=str(path)).wanted and not Flags().wanted
+    assert resolve(instruct_loss="no_template", instruct_templates=str(path)) == ()
+    both = Flags(instruct_loss="full", ssl_tasks="rotation")
+    assert both.wanted and both.makes_samples and not Flags(instruct_loss="full").makes_samples
+    with pytest.raises(ConfigError) as caught:
+        resolve(
+            instruct_loss="no_templat",
+            instruct_templates=str(tmp_path / "none"),
+            instruct_template_share=0.0,
+            instruct_template_count=0,
+            instruct_loss_weight=-0.5,
+            ssl_ratio=7.0,
+        )
+    for part in (
+        "7 mistakes",
+        "--ssl_ratio 7",
+        "did you mean 'no_template'?",
+        "there is no such file; `vgift templates` writes one",
+        "--instruct_templates needs --instruct_loss no_template, not no_templat",
+        "--instruct_template_share 0: must be above 0",
+        "--instruct_template_count 0: must be at least 1",
+        "--instruct_loss_weight -0.5: must be 0 or more",
+    ):
+        assert part in str(caught.value)
+    with pytest.raises(ConfigError, match="must be above 0 and at most 1"):
+        resolve(instruct_template_share=float("nan"))
+    with pytest.raises(ConfigError, match="--instruct_loss_weight needs an --instruct_loss other than none"):
+        resolve(instruct_loss_weight=0.5)
+    with pytest.raises(ConfigError, match="--instruct_loss_text True needs an --instruct_loss other than none"):
+        resolve(instruct_loss_text=True)

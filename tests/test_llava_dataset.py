@@ -8,6 +8,7 @@ import random
 
 import numpy as np
 import pytest
+from conftest import changed
 from PIL import Image
 
 from vgift_plugin.config import Flags
@@ -17,69 +18,6 @@ pytestmark = pytest.mark.host
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 TASKS = "rotation,color:2,correspondence"
-
-
-def changed(module, before):
-    """Returns the names of a module that are not the objects they were."""
-    return {name for name, value in vars(module).items() if before.get(name) is not value} - {"__warningregistry__"}
-
-
-@pytest.fixture
-def host():
-    """`llava.train.train`, as upstream wrote it before and after each test."""
-    import llava.train.train as module
-
-    from vgift_plugin import host
-
-    before = dict(vars(module))
-    template = module.conversation_lib.default_conversation
-    yield module
-    host.detach(module)
-    module.conversation_lib.default_conversation = template
-    assert changed(module, before) == set()
-
-
-@pytest.fixture
-def attached(host):
-    from vgift_plugin import attach
-
-    attach()
-    return host
-
-
-@pytest.fixture
-def tokenizer(tiny):
-    tokenizer = transformers.AutoTokenizer.from_pretrained(
-        tiny[0], model_max_length=2048, padding_side="right", use_fast=False
-    )
-    tokenizer.pad_token = tokenizer.unk_token
-    return tokenizer
-
-
-@pytest.fixture
-def data_args(host, tiny, data_path, photos):
-    """Makes the data arguments as train() leaves them."""
-
-    def make(version="v1", **flags):
-        flags = {"data_path": str(data_path), "image_folder": str(photos), "image_aspect_ratio": "pad", **flags}
-        arguments = host.DataArguments(**flags)
-        arguments.image_processor = transformers.CLIPImageProcessor.from_pretrained(tiny[1])
-        arguments.is_multimodal = True
-        arguments.mm_use_im_start_end = False
-        host.conversation_lib.default_conversation = host.conversation_lib.conv_templates[version]
-        return arguments
-
-    return make
-
-
-@pytest.fixture
-def module_of(attached, tokenizer, data_args):
-    """Makes the data module of a run with the given flags."""
-
-    def make(tokenizer=tokenizer, **flags):
-        return attached.make_supervised_data_module(tokenizer=tokenizer, data_args=data_args(**flags))
-
-    return make
 
 
 @pytest.fixture

@@ -70,7 +70,9 @@ def through_the_host(stream: Stream, base: Any, n: int) -> Row:
 def generation(stream: Stream, n: int) -> Row:
     """Measures draw, render and ask on decoded photographs against decoding them."""
     task, made = stream.task, [stream(0, j) for j in range(n)]
-    photos = [[open_photo(path) for path in sample.sources] for sample in made]
+    photos = [
+        [open_photo(path, longest_px=task.longest_px) for path in sample.sources] for sample in made
+    ]  # as drawn on
 
     def generate(j: int) -> None:
         params = task.draw(generator(stream.seed, "sample", task.name, 0, j, made[j].redraws), photos[j])

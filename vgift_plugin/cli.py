@@ -20,9 +20,14 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _preview(args: argparse.Namespace) -> int:
+    from .insight import preview
+    from .insight.preferences_page import preview_preferences
     from .launch import flags_of
-    from .preview import preview
 
+    if args.preferences is not None:
+        given = [name for name in ("data_path", *flags_of(args)) if getattr(args, name) is not None]
+        print(preview_preferences(args.preferences, args.image_folder, args.n, args.output, given))
+        return 0
     print(preview(flags_of(args), args.image_folder, args.data_path, args.n, args.output))
     return 0
 
@@ -48,6 +53,21 @@ def _pairs(args: argparse.Namespace) -> int:
     return 0
 
 
+def _export_tower(args: argparse.Namespace) -> int:
+    from .host.tower_export import export_tower
+
+    print(export_tower(args.checkpoint, args.output, args.model_base, args.vision_tower))
+    return 0
+
+
+def _tower_probe(args: argparse.Namespace) -> int:
+    from .insight.tower_probe import probe
+
+    folders = [args.tower] + ([args.against] if args.against else [])
+    print(probe(folders, args.image_folder, args.output, args.json, args.n, args.layer, args.batch_size))
+    return 0
+
+
 def _audit(args: argparse.Namespace) -> int:
     from .insight import audit
     from .launch import flags_of
@@ -56,6 +76,54 @@ def _audit(args: argparse.Namespace) -> int:
     table, clean = audit(flags_of(args), *files, args.threshold)
     print(table)
     return 0 if clean else 1
+
+
+def _probe(args: argparse.Namespace) -> int:
+    import logging
+
+    from .insight import probe
+    from .launch import flags_of
+
+    logging.basicConfig(level=logging.INFO, format="[vgift] %(message)s")
+    names = ("model_base", "data_path", "n", "output", "resume", "batch_size", "device", "seed", "conv_mode")
+    given = {name: getattr(args, name) for name in names}
+    given |= {"json_path": args.json, "describe_first": args.describe_first}
+    print(probe(flags_of(args), args.model_path, args.image_folder, **given))
+    return 0
+
+
+def _stic(args: argparse.Namespace) -> int:
+    import inspect
+    import logging
+
+    from .stic.describe import describe
+    from .stic.prefer import prefer
+
+    logging.basicConfig(level=logging.INFO, format="[vgift] %(message)s")
+    job = {"prefer": prefer, "describe": describe}[args.job]
+    print(job(**{name: getattr(args, name) for name in inspect.signature(job).parameters}))
+    return 0
+
+
+def _templates(args: argparse.Namespace) -> int:
+    from .launch import flags_of
+    from .methods.templates import make
+
+    print(make(flags_of(args), args.data_path, args.output))
+    return 0
+
+
+def _labels(args: argparse.Namespace) -> int:
+    import os
+
+    from .insight.labels import show
+    from .launch import flags_of
+
+    names = ("data_path", "n", "version", "model_max_length", "output")
+    given = {name: getattr(args, name) for name in names}
+    color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    print(show(flags_of(args), llm=args.model_name_or_path, color=color, **given))
+    return 0
 
 
 def _patch(args: argparse.Namespace) -> int:
@@ -77,14 +145,14 @@ def _bench(args: argparse.Namespace) -> int:
 
 
 def _tasks(args: argparse.Namespace) -> int:
-    from .preview import describe_tasks
+    from .catalogue import describe_tasks
 
     print(describe_tasks(args.markdown))
     return 0
 
 
 def _flags(args: argparse.Namespace) -> int:
-    from .preview import flag_table
+    from .catalogue import flag_table
 
     print(flag_table())
     return 0
@@ -128,12 +196,17 @@ def _parser() -> argparse.ArgumentParser:
         "preview",
         _preview,
         "look at the samples training would see: a page (.html) or a sheet (.png); needs neither LLaVA nor torch",
-        "example:\n  vgift preview --ssl_tasks rotation,color,correspondence --image_folder DIR -n 12 -o gallery.html",
+        "examples:\n"
+        "  vgift preview --ssl_tasks rotation,color,correspondence --image_folder DIR -n 12 -o gallery.html\n"
+        "  vgift preview --preferences prefs.jsonl --image_folder DIR -o page.html",
     )
-    add_flags(sub)
+    sub.add_argument("--preferences", metavar="FILE", help="show this file of `vgift stic prefer` instead")
+    add_flags(sub, "ssl_")
     sub.add_argument("--image_folder", required=True, metavar="DIR", help="images; with --data_path as LLaVA has it")
     sub.add_argument("--data_path", metavar="JSON", help="LLaVA records whose images are used, instead of all in DIR")
-    sub.add_argument("-n", type=int, default=12, metavar="N", help="samples of each task (default 12)")
+    sub.add_argument(
+        "-n", type=int, default=12, metavar="N", help="samples of each task, pairs of each kind (default 12)"
+    )
     sub.add_argument("-o", "--output", required=True, metavar="FILE", help="gallery.html or sheet.png")
 
     sub = command(
@@ -143,7 +216,7 @@ def _parser() -> argparse.ArgumentParser:
         "example:\n  vgift audit --ssl_tasks rotation,color,correspondence --image_folder DIR -n 2000 -o audit.html\n\n"
         "Exit status 1 where a task leaks.",
     )
-    add_flags(sub)
+    add_flags(sub, "ssl_")
     sub.add_argument("--image_folder", required=True, metavar="DIR", help="images; with --data_path as LLaVA has it")
     sub.add_argument("--data_path", metavar="JSON", help="LLaVA records whose images are used, instead of all in DIR")
     sub.add_argument("-n", type=int, default=2000, metavar="N", help="samples of each task (default 2000)")
@@ -153,6 +226,39 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--threshold", type=float, default=0.03, metavar="X", help=leak)
 
     sub = command(
+        "probe",
+        _probe,
+        "whether a trained model looks (asked sighted, blind, with another picture); how much data needs its pictures",
+        "examples:\n  vgift probe --model-path CKPT --ssl_tasks rotation,color --image_folder DIR -o probe.html\n"
+        "  vgift probe --model-path LORA --model-base BASE --data_path my.json --image_folder DIR -o needs.html\n\n"
+        "Without --ssl_tasks the records of --data_path are measured: how much likelier are answers by the picture?\n"
+        "Run it again to go on after an interruption.",
+    )
+    add_flags(sub)
+    add = sub.add_argument
+    add("--model-path", "--model_path", required=True, metavar="CKPT", help="a LLaVA: folder, or name on the Hub")
+    add("--model-base", "--model_base", metavar="BASE", help="what a LoRA adapter or a projector was trained on")
+    add("--image_folder", required=True, metavar="DIR", help="images; with --data_path as LLaVA has it")
+    add("--data_path", metavar="JSON", help="LLaVA records: measured, or with --ssl_tasks those whose images are used")
+    add("-n", type=int, default=500, metavar="N", help="samples of each task, or records (default 500)")
+    add("-o", "--output", default="probe.html", metavar="FILE", help="the page (default probe.html)")
+    add("--json", metavar="FILE", help="all numbers as JSON")
+    add("--resume", metavar="FILE", help="the journal of answers, to go on with (default: OUTPUT.jsonl)")
+    add("--batch-size", "--batch_size", type=int, default=16, metavar="N", help="questions at once (default 16)")
+    add("--device", metavar="D", help="cuda, cpu or cuda:1 (default: cuda where there is one)")
+    add(
+        "--seed",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of the samples; take another one than training had (default 1)",
+    )
+    template = "the chat template the model was trained with (default: as LLaVA's evaluation chooses, else v1)"
+    add("--conv-mode", "--conv_mode", metavar="NAME", help=template)
+    twice = "records: also measure answers after the model's own description of the picture"
+    add("--describe-first", "--describe_first", action="store_true", help=twice)
+
+    sub = command(
         "export",
         _export,
         "write the samples training would see to files, for trainers that cannot load a plugin",
@@ -160,7 +266,7 @@ def _parser() -> argparse.ArgumentParser:
         "      --image_folder DIR -o OUT --format webdataset\n\n"
         "Run it again to go on after an interruption; run it under torchrun to share the work between machines.",
     )
-    add_flags(sub)
+    add_flags(sub, "ssl_")
     sub.add_argument("--image_folder", required=True, metavar="DIR", help="images; with --data_path as LLaVA has it")
     sub.add_argument("--data_path", metavar="JSON", help="LLaVA records: the ratio counts them, images are theirs")
     sub.add_argument("-o", "--output", required=True, metavar="DIR", help="a new folder")
@@ -211,6 +317,94 @@ def _parser() -> argparse.ArgumentParser:
     add("--merge", action="store_true", help="only write FILE from what all ranks have done")
 
     sub = command(
+        "templates",
+        _templates,
+        "find the task templates among the instructions, for --instruct_templates; needs neither LLaVA nor torch",
+        "example:\n  vgift templates --data_path mix.json -o templates.json\n\n"
+        "The file is for reading and editing: take out what carries content, add what does not.",
+    )
+    add_flags(sub, "instruct_template_")
+    sub.add_argument("--data_path", required=True, metavar="JSON", help="LLaVA records")
+    sub.add_argument("-o", "--output", required=True, metavar="FILE", help="templates.json")
+
+    sub = command(
+        "labels",
+        _labels,
+        "show which tokens of some records are masked, learned as instruction, or learned as response",
+        "example:\n  vgift labels --instruct_loss no_template --data_path mix.json \\\n"
+        "      --model_name_or_path lmsys/vicuna-7b-v1.5 -n 5 -o labels.html\n\n"
+        "Pictures are not read: no token depends on them.",
+    )
+    add_flags(sub, "instruct_")
+    sub.add_argument("--data_path", required=True, metavar="JSON", help="LLaVA records")
+    sub.add_argument("--model_name_or_path", required=True, metavar="NAME", help="whose tokenizer")
+    sub.add_argument("--version", default="v1", metavar="NAME", help="the chat template (default %(default)s)")
+    sub.add_argument("--model_max_length", type=int, default=2048, metavar="N", help="tokens (default %(default)s)")
+    sub.add_argument("-n", type=int, default=5, metavar="N", help="records, spread over the file (default 5)")
+    sub.add_argument("-o", "--output", metavar="FILE", help="also write a page (.html)")
+
+    sub = command(
+        "export-tower",
+        _export_tower,
+        "take the trained vision tower out of a checkpoint: a plain CLIPVisionModel folder",
+        "example:\n  vgift export-tower checkpoints/llava-v1.5-7b -o tower\n\n"
+        "Full, LoRA and merged checkpoints; DeepSpeed's own shards where DeepSpeed is installed.",
+    )
+    sub.add_argument("checkpoint", metavar="CKPT", help="the output folder of a run with --tune_vision_tower")
+    sub.add_argument("-o", "--output", required=True, metavar="DIR", help="a new folder")
+    base = "for LoRA: the model it was trained from, asked where CKPT has no tower of its own"
+    sub.add_argument("--model-base", "--model_base", metavar="BASE", help=base)
+    where = "the original tower, name or folder (default: what CKPT's config says)"
+    sub.add_argument("--vision_tower", metavar="NAME", help=where)
+
+    sub = command(
+        "tower-probe",
+        _tower_probe,
+        "what a vision tower's features tell apart, on your pictures, clean and corrupted; needs scikit-learn",
+        "example:\n  vgift tower-probe tower --against openai/clip-vit-large-patch14-336 --image_folder CLASSES\n\n"
+        "CLASSES holds one folder of pictures a class.",
+    )
+    sub.add_argument("tower", metavar="DIR", help="a CLIPVisionModel, folder or name")
+    sub.add_argument("--against", metavar="DIR2", help="another one: the tower before training")
+    sub.add_argument("--image_folder", required=True, metavar="CLASSES", help="one folder of pictures a class")
+    sub.add_argument("-n", type=int, default=200, metavar="N", help="pictures of each class at most (default 200)")
+    sub.add_argument("--layer", type=int, default=-2, metavar="L", help="whose patch tokens (default -2, as LLaVA)")
+    sub.add_argument("--batch_size", type=int, default=16, metavar="N", help="pictures at once (default 16)")
+    sub.add_argument("-o", "--output", default="probe.html", metavar="FILE", help="the page (default probe.html)")
+    sub.add_argument("--json", metavar="FILE", help="the same rows as JSON")
+
+    sub = command(
+        "stic",
+        _stic,
+        "self-training from the model's own descriptions: preference pairs; records with descriptions",
+        "examples:\n  vgift stic prefer --model-path CKPT --image_folder DIR -n 6000 -o prefs.jsonl\n"
+        "  vgift stic describe --model-path CKPT --data_path mix.json --image_folder DIR -n 5000 -o described.json\n\n"
+        "Run it again to go on after an interruption; run it under torchrun to share the work between GPUs.",
+    )
+    jobs = sub.add_subparsers(metavar="JOB", required=True, dest="job")
+    for name, n, help in (
+        ("prefer", 6000, "a better and a worse description of each photograph, to be learned from"),
+        ("describe", 5000, "LLaVA records with a description of their picture before the question"),
+    ):
+        job = jobs.add_parser(name, help=help, description=help)
+        add = job.add_argument
+        add("--model-path", "--model_path", required=True, metavar="CKPT", help="a LLaVA: folder, or name on the Hub")
+        add("--model-base", "--model_base", metavar="BASE", help="what a LoRA adapter or a projector was trained on")
+        if name == "describe":
+            add("--data_path", required=True, metavar="JSON", help="LLaVA records, of which some are taken")
+        add("--image_folder", required=True, metavar="DIR", help="images; with --data_path as LLaVA has it")
+        add("-n", type=int, default=n, metavar="N", help="how many (default %(default)s)")
+        add("-o", "--output", required=True, metavar="FILE", help="FILE.parts and FILE.report.json appear beside it")
+        hot = "of sampling; 0 takes the likeliest token (default %(default)s)"
+        add("--temperature", type=float, default=0.2, metavar="T", help=hot)
+        longest = "where descriptions are cut off, and then not used (default %(default)s)"
+        add("--max-new-tokens", "--max_new_tokens", type=int, default=1024, metavar="N", help=longest)
+        add("--seed", type=int, default=0, metavar="N", help="of choices, prompts and tokens (default 0)")
+        add("--batch-size", "--batch_size", type=int, default=8, metavar="N", help="descriptions at once (default 8)")
+        add("--device", metavar="D", help="cuda, cpu or cuda:1 (default: this rank's GPU where there is one)")
+        add("--conv-mode", "--conv_mode", metavar="NAME", help=template)
+
+    sub = command(
         "patch",
         _patch,
         "put three lines that attach the plugin into a checkout's train.py, or take them out",
@@ -228,7 +422,7 @@ def _parser() -> argparse.ArgumentParser:
         "example:\n  vgift bench --ssl_tasks rotation,color --data_path mix.json --image_folder DIR \\\n"
         "      --model_name_or_path lmsys/vicuna-7b-v1.5",
     )
-    add_flags(sub)
+    add_flags(sub, "ssl_")
     sub.add_argument("--data_path", required=True, metavar="JSON", help="LLaVA records")
     sub.add_argument("--image_folder", required=True, metavar="DIR", help="what their pictures are relative to")
     sub.add_argument("--model_name_or_path", required=True, metavar="NAME", help="whose tokenizer")

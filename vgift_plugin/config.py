@@ -12,8 +12,20 @@ from pathlib import Path
 from typing import Any, Optional
 
 from .errors import ConfigError
+from .mistakes import found_in
 from .registry import get_task
 from .task import Task
+
+# Flags that name a file or folder.
+PATHS = (
+    "ssl_image_folder",
+    "ssl_config",
+    "ssl_replay",
+    "ssl_pairs",
+    "ssl_eval_image_folder",
+    "instruct_templates",
+    "preference_data",
+)
 
 
 def _flag(default, help: str):
@@ -48,6 +60,57 @@ class Flags:
     ssl_pairs: Optional[str] = _flag(
         None, "pairs of photographs from `vgift pairs` (JSON lines) for the tasks that take pairs"
     )
+    ssl_eval_samples: int = _flag(
+        0, "held-out samples of each task; their loss and accuracy are logged whenever the trainer evaluates"
+    )
+    ssl_eval_image_folder: Optional[str] = _flag(
+        None,
+        "folder, searched recursively, whose images the held-out samples are made of; by default one image in 20, by "
+        "the hash of its name, of which no training sample is made",
+    )
+    ssl_eval_steps: Optional[int] = _flag(
+        None,
+        "evaluate after every so many steps; by default when the script's --evaluation_strategy says, and ten times in "
+        "the run where that is no",
+    )
+    instruct_loss: str = _flag(
+        "none",
+        "L2T, the loss on instructions: none, full (all but BOS and the picture), no_system (human texts) or "
+        "no_template (human texts without task templates: the method itself)",
+    )
+    instruct_templates: Optional[str] = _flag(
+        None, "task templates from `vgift templates` (JSON); by default they are found in the base records"
+    )
+    instruct_template_share: float = _flag(
+        0.001, "a sentence in at least this share of all human turns is a task template, above 0 to 1"
+    )
+    instruct_template_count: int = _flag(20, "and in at least this many human turns")
+    instruct_loss_text: bool = _flag(False, "whether instructions of records without a picture are learned too")
+    instruct_loss_weight: float = _flag(
+        1.0, "weight of an instruction's token beside a response's, from 0 up; 1 is the paper's"
+    )
+
+    visual_token_drop: float = _flag(
+        0.0, "share of each sample's visual tokens that training drops, 0 to below 1: ViTP's ratio, 0.75 in the paper"
+    )
+    visual_token_drop_prob: float = _flag(
+        1.0, "chance of a sample to have visual tokens dropped: 1 in ViTP's paper, 0.25 in what its released code does"
+    )
+    tune_vision_tower: bool = _flag(
+        False, "train the vision tower with the rest of the model, and save it with the checkpoint"
+    )
+
+    preference_data: Optional[str] = _flag(
+        None,
+        "pairs of responses (JSON lines, from vgift stic prefer): the run trains on them alone, with STIC's DPO loss; "
+        "needs --lora_enable True",
+    )
+    dpo_beta: float = _flag(
+        0.1, "how firmly DPO ties the model to what it was, above 0: beta in DPO's paper, lambda in STIC's"
+    )
+    dpo_alpha: float = _flag(
+        1 / 1024, "weight of the preferred response's log-probability (summed over its tokens), from 0 up"
+    )
 
     @classmethod
     def of(cls, source: Any) -> Flags:
@@ -57,12 +120,32 @@ class Flags:
 
     @property
     def wanted(self) -> bool:
+        """Whether these flags ask for any change of training."""
+        inside = self.drops_tokens or self.tune_vision_tower
+        return self.makes_samples or self.learns_instructions or inside or self.preference_data is not None
+
+    @property
+    def makes_samples(self) -> bool:
         """Whether these flags ask for any change of the training set."""
         return self.ssl_tasks is not None or self.ssl_replay is not None
+
+    @property
+    def learns_instructions(self) -> bool:
+        """Whether these flags ask for labels of instructions."""
+        return self.instruct_loss != "none"
+
+    @property
+    def drops_tokens(self) -> bool:
+        """Whether any visual token is ever to be dropped."""
+        return self.visual_token_drop > 0 and self.visual_token_drop_prob > 0
 
     def as_dict(self) -> dict[str, Any]:
         """Returns {flag: value}, JSON-able."""
         return asdict(self)
+
+    def changed(self) -> dict[str, Any]:
+        """Returns the same of the flags that are not at their defaults."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
     def resolve(self) -> tuple[Ask, ...]:
         """Returns the tasks asked for, knobs set, in the order written; empty without `--ssl_tasks`.
@@ -70,20 +153,7 @@ class Flags:
         Raises:
             ConfigError: naming every mistake in flags and config file.
         """
-        mistakes: list[str] = []
-        if not (math.isfinite(self.ssl_ratio) and 0 <= self.ssl_ratio <= 1):
-            percent = f"; {self.ssl_ratio:g} percent is {self.ssl_ratio / 100:g}" if 1 < self.ssl_ratio <= 100 else ""
-            mistakes.append(
-                f"--ssl_ratio {self.ssl_ratio:g}: must be 0 to 1, the samples added per base sample{percent}"
-            )
-        if self.ssl_image_folder is not None and not Path(self.ssl_image_folder).is_dir():
-            mistakes.append(f"--ssl_image_folder {self.ssl_image_folder}: there is no such folder")
-        if self.ssl_replay is not None and not Path(self.ssl_replay).is_dir():
-            mistakes.append(f"--ssl_replay {self.ssl_replay}: there is no such folder")
-        if self.ssl_pairs is not None and not Path(self.ssl_pairs).is_file():
-            mistakes.append(f"--ssl_pairs {self.ssl_pairs}: there is no such file; `vgift pairs` writes one")
-        if self.ssl_pairs is not None and self.ssl_tasks is None:
-            mistakes.append("--ssl_pairs needs --ssl_tasks with a task that takes pairs")
+        mistakes = found_in(self)
         knobs = self._knobs(mistakes)
         weights = self._weights(mistakes)
         asks = []

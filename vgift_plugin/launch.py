@@ -20,8 +20,10 @@ from types import ModuleType
 from typing import get_args, get_type_hints
 from urllib.parse import quote, unquote
 
-from .config import Flags
+from .config import PATHS, Flags
 from .errors import ConfigError, HookError
+from .methods.templates import read as read_templates
+from .stic.preferences import read as read_preferences
 
 logger = logging.getLogger(__name__)
 # DeepSpeed hands variables to other nodes only where their names start with PYTHON (and a few others), unquoted in a
@@ -32,15 +34,27 @@ PATIENCE_S = 300
 NO_HOOK_STATUS = 3
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the `--ssl_*` flags to a parser; those not given are absent from its result."""
+def add_flags(parser: argparse.ArgumentParser, prefix: str = "") -> None:
+    """Adds the training flags that begin with `prefix` to a parser; those not given are absent from its result."""
     hints = get_type_hints(Flags)
     for flag in fields(Flags):
+        if not flag.name.startswith(prefix):
+            continue
         kind = (get_args(hints[flag.name]) or (hints[flag.name],))[0]
         shown = "" if flag.default is None else f" (default {flag.default})"
+        reads = {"type": _truth, "nargs": "?", "const": True} if kind is bool else {"type": kind}
         parser.add_argument(
-            f"--{flag.name}", type=kind, default=argparse.SUPPRESS, metavar="", help=flag.metadata["help"] + shown
+            f"--{flag.name}", default=argparse.SUPPRESS, metavar="", help=flag.metadata["help"] + shown, **reads
         )
+
+
+def _truth(text: str) -> bool:
+    """Reads what the host's own parser reads for a switch: `True`, `no`, `1`."""
+    words = {"true": True, "t": True, "yes": True, "y": True, "1": True}
+    words |= {"false": False, "f": False, "no": False, "n": False, "0": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+    return words[text.lower()]
 
 
 def flags_of(args: argparse.Namespace) -> dict:
@@ -60,13 +74,17 @@ def run(command: list[str], flags: dict) -> int:
 
     Raises:
         ConfigError: a flag is wrong or the command cannot be started; nothing was run.
-        HookError: the command succeeded, tasks were asked for, and no training was ever reached.
+        HookError: the command succeeded, something was asked for, and no training was ever reached.
     """
     Flags.of(flags).resolve()
-    for name in ("ssl_image_folder", "ssl_config", "ssl_replay", "ssl_pairs"):  # the script may change its folder
+    if flags.get("instruct_templates") is not None:
+        read_templates(flags["instruct_templates"])
+    if flags.get("preference_data") is not None:
+        read_preferences(flags["preference_data"])
+    for name in PATHS:  # the script may change its folder
         if flags.get(name) is not None:
             flags = {**flags, name: os.path.abspath(flags[name])}
-    wanted = Flags.of(flags).wanted
+    wanted, missing = Flags.of(flags).wanted, _missing(Flags.of(flags))
     with tempfile.TemporaryDirectory(prefix="vgift-run-") as receipts:
         payload = json.dumps({"flags": flags, "receipts": receipts})
         path = os.pathsep.join(filter(None, [str(BOOTSTRAP), os.environ.get("PYTHONPATH")]))
@@ -77,7 +95,7 @@ def run(command: list[str], flags: dict) -> int:
             except OSError as err:
                 raise ConfigError(f"cannot start {command[0]!r}: {err.strerror}") from err
             adopt(process)
-            status = _wait(process, receipts if wanted else None)
+            status = _wait(process, receipts if wanted else None, missing)
         events = {file.name.partition("-")[0] for file in Path(receipts).iterdir()}
     if wanted and status == 0 and not events & {"mixed", "plain"}:
         reached = (
@@ -86,7 +104,7 @@ def run(command: list[str], flags: dict) -> int:
             else "no Python below it parsed LLaVA's arguments with the hook in place"
         )
         raise HookError(
-            f"`{' '.join(command)}` ended well WITHOUT self-supervised samples: {reached}.\n"
+            f"`{' '.join(command)}` ended well WITHOUT {missing}: {reached}.\n"
             "Common causes: the script sets PYTHONPATH anew (append instead: PYTHONPATH=.:$PYTHONPATH), Python runs "
             "with -E, -I or -S, the training code parses its arguments in another way (call vgift_plugin.attach there, "
             "with its module), or training ran on other machines only, which got neither PYTHONPATH nor "
@@ -127,7 +145,16 @@ def _signals_passed_on() -> Iterator[Callable[[subprocess.Popen], None]]:
             signal.signal(number, handler)
 
 
-def _wait(process: subprocess.Popen, receipts: str | None) -> int:
+def _missing(flags: Flags) -> str:
+    """Returns what a run that never met the hook went without."""
+    missing = ["self-supervised samples"] * flags.makes_samples
+    missing += ["the loss on instructions"] * flags.learns_instructions
+    missing += [f"--{name}" for name in ("visual_token_drop", "tune_vision_tower") if getattr(flags, name)]
+    missing += ["preference pairs"] * (flags.preference_data is not None)
+    return " and ".join(missing)
+
+
+def _wait(process: subprocess.Popen, receipts: str | None, missing: str) -> int:
     """Waits for the command, and warns once where no hook has fired for long."""
     try:
         return process.wait(PATIENCE_S if receipts else None)
@@ -135,8 +162,9 @@ def _wait(process: subprocess.Popen, receipts: str | None) -> int:
         if not os.listdir(receipts):
             logger.warning(
                 "vgift: %d minutes, and no Python below this command has come to LLaVA's training code yet. "
-                "If training has begun, it runs WITHOUT self-supervised samples.",
+                "If training has begun, it runs WITHOUT %s.",
                 PATIENCE_S // 60,
+                missing,
             )
         return process.wait()
 

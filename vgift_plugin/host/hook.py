@@ -2,7 +2,8 @@
 
 LLaVA's `train()` looks up `DataArguments` and `make_supervised_data_module` as globals of its module when it is called,
 and hands all that the latter returns to the trainer. Replacing these two names is therefore enough: flags parse in the
-host's own parser, and dataset and callback reach the host's own trainer, which stays as it is.
+host's own parser, and dataset and callback reach the host's own trainer, which stays as it is. With `--preference_data`
+alone a third one, `LLaVATrainer`, is a subclass of the host's until `train()` has made its trainer.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, get_type_hints
 
 from ..config import Flags
 from ..errors import HostMismatchError
+from ..methods.templates import read as read_templates
 
 logger = logging.getLogger(__name__)
 HOST = "llava.train.train"
@@ -33,7 +35,7 @@ def attach(
     defaults: dict[str, Any] | None = None,
     notify: Callable[[str], None] = lambda event: None,
 ) -> None:
-    """Lets LLaVA's training code parse the `--ssl_*` flags and mix in what they ask for. Attaching twice is harmless.
+    """Lets LLaVA's training code parse the plugin's flags and do what they ask for. Attaching twice is harmless.
 
     Args:
         module: the training module; `llava.train.train` by default.
@@ -113,11 +115,16 @@ def show_log() -> None:
 
 def _with_flags(module: ModuleType, base: type, defaults: Flags) -> type:
     """Returns a subclass of the host's argument dataclass with the flags, which checks them as they are parsed."""
+    from .preference import check as check_preferences
 
     def __post_init__(self):
         if hasattr(base, "__post_init__"):
             base.__post_init__(self)
-        Flags.of(self).resolve()
+        flags = Flags.of(self)
+        flags.resolve()
+        if flags.instruct_templates is not None:
+            read_templates(flags.instruct_templates)
+        check_preferences(module, flags)
 
     hints = get_type_hints(Flags)
     added = [
@@ -128,8 +135,10 @@ def _with_flags(module: ModuleType, base: type, defaults: Flags) -> type:
 
 
 def _with_samples(module: ModuleType, original: Callable, given: dict[str, Any], notify: Callable) -> Callable:
-    """Returns the host's function with its training set replaced by a mixture where the flags ask for one."""
+    """Returns the host's function, whose result holds a mixture or pairs and callbacks where the flags ask for them."""
     from .mixture import mixed
+    from .preference import TRAINER, preferring, trainer_of
+    from .training import with_methods
 
     signature = inspect.signature(original)
 
@@ -143,13 +152,18 @@ def _with_samples(module: ModuleType, original: Callable, given: dict[str, Any],
                 own = getattr(flags, name)
                 logger.info("--%s: the training script's own %s wins over %s from vgift run", name, own, value)
         asks = flags.resolve()
-        if (asks and flags.ssl_ratio > 0) or flags.ssl_replay is not None:
+        mixes = bool(asks and flags.ssl_ratio > 0) or flags.ssl_replay is not None or flags.learns_instructions
+        if flags.preference_data is not None:
+            setattr(module, TRAINER, _originals[module].setdefault(TRAINER, trainer_of(module)))
+            data_module = preferring(module, data_module, flags, arguments["tokenizer"], arguments["data_args"])
+            notify("mixed")
+        elif mixes:
             data_module = mixed(module, data_module, flags, asks, arguments["tokenizer"], arguments["data_args"])
             notify("mixed")
         else:
             if asks:
                 logger.info("--ssl_ratio 0: no self-supervised sample is mixed in, the training set is LLaVA's own")
             notify("plain")
-        return data_module
+        return with_methods(data_module, flags, arguments["data_args"], compared=mixes)
 
     return make_supervised_data_module

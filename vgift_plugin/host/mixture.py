@@ -1,4 +1,4 @@
-"""Builds the mixture that the host's trainer gets, and says what is in it."""
+"""Builds the training set that the host's trainer gets, and says what is in it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,20 @@ from types import ModuleType
 from typing import Any
 
 from .. import __version__
-from ..callbacks import MixCallback, mix_table
+from ..callbacks import InstructCallback, MixCallback, mix_table
 from ..config import Ask, Flags, counts
 from ..errors import ConfigError
+from ..methods.instruct_loss import Instructed, InstructedDataset, InstructLoss
+from ..methods.response_loss import InstructCollator, ResponseLoss
+from ..methods.templates import Templates
 from ..mixing import MixedDataset, Stream
 from ..replay import Replay, ReplayedDataset
-from ..streams import find_replay, streams
+from ..streams import find_replay, split_streams
 from . import agreement
+from .evaluation import Accuracy, HeldOut, evaluated, require_suitable
+from .inside import with_step
+from .instruction import instruct_loss
+from .losses import Marking, MarkingCollator, SplitLoss
 from .self_test import self_test
 from .view import OneRecordView, sweep
 
@@ -24,7 +31,7 @@ logger = logging.getLogger(__name__)
 def mixed(
     module: ModuleType, data_module: dict, flags: Flags, asks: tuple[Ask, ...], tokenizer: Any, data_args: Any
 ) -> dict:
-    """Returns the host's data module with samples of the tasks mixed into its training set.
+    """Returns the host's data module with samples of the tasks mixed into its training set, and labels of instructions.
 
     Args:
         module: the host's training module.
@@ -39,36 +46,71 @@ def mixed(
         NoSuitableImageError, SelfTestError: a task cannot be trained on in this run.
     """
     if not getattr(data_args, "is_multimodal", False):
-        raise ConfigError("self-supervised samples need a model that sees: this run has no --vision_tower")
+        raise ConfigError(
+            "samples of tasks and the loss on instructions need a model that sees; this run has no --vision_tower"
+        )
     sweep()
     base = data_module["train_dataset"]
     records, image_folder = base.list_data_dict, data_args.image_folder
     replay = find_replay(flags, records, image_folder)
     sizes = counts(asks, flags.ssl_ratio, len(base))
-    parts = list(zip(streams(flags, asks, records, image_folder, replay), sizes, strict=True))
-    parts = [(stream, count) for stream, count in parts if count]
-    agreement.require(flags, asks, records, parts, replay)
-    if not parts and replay is None:
-        return data_module
+    made = zip(split_streams(flags, asks, records, image_folder, replay), sizes, strict=True)
+    made = [(pair, count) for pair, count in made if count]
+    parts = [(stream, count) for (stream, _), count in made]
+    held_out = [stream for (_, stream), _ in made if stream is not None]
     view = OneRecordView(base)
+    published = () if replay is None else replay.counts()
+    losses = SplitLoss(dict.fromkeys([*(stream.task.name for stream, _ in parts), *published]))
+    speak = Marking(view, losses.names)
+    shown = base if replay is None else ReplayedDataset(base, replay, speak.record)
+    taught = instruct_loss(flags, base, tokenizer, shown.__getitem__) if flags.learns_instructions else None
+    templates = taught[1] if taught else None
+    agreement.compare(agreement.facts(flags, asks, records, parts, replay, held_out, templates))
+    if not parts and replay is None:
+        return data_module if taught is None else _taught(data_module, base, *taught, flags.instruct_loss_weight)
+    conversation_lib = getattr(module, "conversation_lib", None)
     lengths: dict[str, list[int]] = {"lengths": [], "modality_lengths": []}
     for stream, _ in parts:
-        first = self_test(stream, view, tokenizer, getattr(module, "conversation_lib", None))
+        first = self_test(stream, view, tokenizer, conversation_lib)
         for name, values in lengths.items():
             values.append(getattr(view.of(first.record("vgift-length", "image.ppm")), name)[0])
     _tell_small_pictures(parts, data_args)
-    mix = describe(flags, base, data_args.data_path, parts, replay)
+    mix = describe(flags, base, data_args.data_path, parts, replay, held_out)
     if replay is not None:
-        base = ReplayedDataset(base, replay, view.speak)
         for _, positions in replay.positions():
-            base[int(positions[0])]  # one of each is painted before it is needed
-    dataset = MixedDataset(base, parts, view, lengths)
+            shown[int(positions[0])]  # one of each is painted before it is needed
+    data_module = with_step(data_module, losses, required=bool(held_out))
+    said = speak
+    if taught is not None:
+        data_module = _taught(data_module, shown, *taught, flags.instruct_loss_weight)
+        shown, said = data_module["train_dataset"], Marking(Instructed(view, taught[0]), losses.names)
+    dataset = MixedDataset(shown, parts, said, lengths)
     passed = "; each task passed its self-test" if parts else ""
     logger.info("self-supervised samples are mixed in%s\n%s", passed, mix_table(mix))
-    return {
+    data_module = {
         **data_module,
         "train_dataset": dataset,
-        "callbacks": [*data_module.get("callbacks", ()), MixCallback(dataset, mix)],
+        "data_collator": MarkingCollator(data_module["data_collator"]),
+        "callbacks": [*data_module["callbacks"], MixCallback(dataset, mix), losses],
+    }
+    if not held_out:
+        return data_module
+    sets = {stream.task.name: HeldOut(stream, speak, flags.ssl_eval_samples) for stream in held_out}
+    require_suitable(sets.values())
+    accuracy = Accuracy([stream.task for stream, _ in parts], tokenizer, conversation_lib, losses)
+    return evaluated(data_module, sets, accuracy, flags.ssl_eval_steps)
+
+
+def _taught(data_module: dict, base: Any, loss: InstructLoss, templates: Templates | None, weight: float) -> dict:
+    """Returns the data module with labels of the instructions in `base`, its training set."""
+    apart = ResponseLoss(weight)
+    callback = InstructCallback(loss.tally, None if templates is None else templates.as_json(), apart.take)
+    data_module = with_step(data_module, apart)
+    return {
+        **data_module,
+        "train_dataset": InstructedDataset(base, loss),
+        "data_collator": InstructCollator(data_module["data_collator"]),
+        "callbacks": [*data_module["callbacks"], callback],
     }
 
 
@@ -90,7 +132,12 @@ def _tell_small_pictures(parts: list[tuple[Stream, int]], data_args: Any) -> Non
 
 
 def describe(
-    flags: Flags, base: Any, data_path: str, parts: list[tuple[Stream, int]], replay: Replay | None
+    flags: Flags,
+    base: Any,
+    data_path: str,
+    parts: list[tuple[Stream, int]],
+    replay: Replay | None,
+    held_out: list[Stream],
 ) -> dict[str, Any]:
     """Returns what `vgift_mix.json` holds: flags, counts, shares, chance levels, knobs, and where samples come from."""
     total = len(base) + sum(count for _, count in parts)
@@ -105,11 +152,15 @@ def describe(
                 "share": count / total,
                 "chance": stream.task.chance,
                 "knobs": asdict(stream.task),
-                "source": {"count": len(stream.source), "where": stream.source.where},
+                "source": _source(stream),
             }
             for stream, count in parts
         },
     }
+    if held_out:
+        mix["held_out"] = {
+            stream.task.name: {"samples": flags.ssl_eval_samples, "source": _source(stream)} for stream in held_out
+        }
     if replay is not None:
         mix["base"]["published"] = {
             "metadata": replay.metadata,
@@ -117,3 +168,7 @@ def describe(
             "samples": replay.counts(),
         }
     return mix
+
+
+def _source(stream: Stream) -> dict[str, Any]:
+    return {"count": len(stream.source), "where": stream.source.where}

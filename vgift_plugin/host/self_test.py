@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import SelfTestError
+from ..methods import IGNORE_INDEX
 from ..mixing import Stream
 from ..task import Sample
 from .view import OneRecordView
 
 SAMPLES = 4  # of each task: wordings and answers differ between them
-IGNORE_INDEX = -100  # torch's and LLaVA's label for "no loss here"
 
 
 def self_test(stream: Stream, view: OneRecordView, tokenizer: Any, conversation_lib: Any) -> Sample:
@@ -31,8 +31,8 @@ def self_test(stream: Stream, view: OneRecordView, tokenizer: Any, conversation_
         SelfTestError: naming task, template and tokenizer, and what was found.
     """
     conversation = getattr(conversation_lib, "default_conversation", None)
-    names = [name for name, one in getattr(conversation_lib, "conv_templates", {}).items() if one is conversation]
-    names += [getattr(conversation, "version", None) or getattr(view.base.data_args, "conv_version", "?")]
+    unnamed = getattr(conversation, "version", None) or getattr(view.base.data_args, "conv_version", "?")
+    names = [*template_names(conversation_lib), unnamed]
     who = (
         f"task {stream.task.name} with template {names[0]!r} and tokenizer "
         f"{type(tokenizer).__name__} ({getattr(tokenizer, 'name_or_path', '?')})"
@@ -66,6 +66,12 @@ def self_test(stream: Stream, view: OneRecordView, tokenizer: Any, conversation_
                 "would cut its answer off; raise it."
             )
     return samples[0]
+
+
+def template_names(conversation_lib: Any) -> list[str]:
+    """Returns the names by which the host's templates hold the run's; none where it keeps its template elsewhere."""
+    current = getattr(conversation_lib, "default_conversation", None)
+    return [name for name, one in getattr(conversation_lib, "conv_templates", {}).items() if one is current]
 
 
 def without_template(text: str, conversation: Any, tokenizer: Any) -> str:
