@@ -1,0 +1,291 @@
+"""The vision tower trains in upstream's own runs, comes back with upstream's own loader, and goes out as plain CLIP."""
+
+import io
+import json
+import os
+import re
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from types import SimpleNamespace
+
+import pytest
+from conftest import ROOT, VGIFT, arguments, build_llava, call, demo_module
+
+from vgift_plugin.cli import main
+from vgift_plugin.errors import ConfigError, HostMismatchError
+
+pytestmark = pytest.mark.host
+TRAIN = ROOT / "scripts" / "demo" / "train_cpu.py"
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port"]
+FLAGS = {"visual_token_drop": 0.75, "tune_vision_tower": True}
+# Upstream's own loader, in the host that runs: what it loads and what it then sees.
+RELOAD = """
+import sys, torch
+from llava.model.builder import load_pretrained_model
+path, base, out = sys.argv[1:]
+base = base or None
+_, model, processor, _ = load_pretrained_model(path, base, "llava-lora" if base else "llava", device="cpu")
+tower = model.get_vision_tower()
+pixels = torch.rand(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+torch.save({"tower": tower.vision_tower.state_dict(), "features": tower.float()(pixels)}, out)
+model.half().save_pretrained(out + "-merged")
+"""
+
+
+def hosts():
+    """LLaVA as installed, and GitHub's where VGIFT_LLAVA names a checkout (see test_checkouts.py)."""
+    return ["", *filter(None, [os.environ.get("VGIFT_LLAVA")])]
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """(language model, tower): a tower of three blocks, of which LLaVA reads two."""
+    return demo_module("tiny_llava").build(
+        tmp_path_factory.mktemp("parts"), image_px=28, hidden=32, layers=2, tower_hidden=32, tower_layers=3
+    )
+
+
+def train(out, parts, train_flags, flags, host="", launcher=(sys.executable,), **changes):
+    llm, tower = parts
+    changes = {"model_name_or_path": llm, "vision_tower": tower, "learning_rate": 1e-2, **changes}
+    command = [*launcher, TRAIN, *arguments(train_flags, output_dir=out, **changes)]
+    path = {"PYTHONPATH": f"{host}:{ROOT}"} if host else {}
+    done = call([*VGIFT, "run", *arguments(flags), "--", *command], DS_ACCELERATOR="cpu", **path)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
+    return done.stderr
+
+
+def reloaded(folder, host="", base=""):
+    """Returns what upstream's loader makes of a checkpoint: its tower's tensors, and features in float32."""
+    import torch
+
+    path = {"PYTHONPATH": f"{host}:{ROOT}"} if host else {}
+    done = call([sys.executable, "-c", RELOAD, folder, base, f"{folder}.pt"], DS_ACCELERATOR="cpu", **path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(f"{folder}.pt", weights_only=True)
+
+
+def features_of(folder, dtype=None):
+    """Returns the same features by plain transformers."""
+    import torch
+    from transformers import CLIPImageProcessor, CLIPVisionModel
+
+    assert CLIPImageProcessor.from_pretrained(folder).crop_size["height"] == 28
+    tower = CLIPVisionModel.from_pretrained(folder).to(dtype or torch.float32).float()
+    pixels = torch.rand(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
+
+
+def export(checkpoint, out):
+    """Runs `vgift export-tower`, without the start of another Python; returns its exit status and what it prints."""
+    with redirect_stdout(io.StringIO()) as said, redirect_stderr(said):
+        status = main(["export-tower", str(checkpoint), "-o", str(out)])
+    return status, said.getvalue()
+
+
+@pytest.mark.parametrize("host", hosts())
+def test_full_fine_tuning_trains_saves_reloads_and_exports_it(tmp_path, parts, train_flags, host):
+    import torch
+    from llava.model import LlavaLlamaForCausalLM
+
+    out = tmp_path / "llava-full"
+    changes = {"gradient_checkpointing": True, "gradient_accumulation_steps": 2}
+    told = train(out, parts, train_flags, FLAGS, host, **changes)
+    assert "training drops 0.75 of the visual tokens" in told
+    assert "the last norm and block 3 of 3 get no gradient and stay as they were" in told
+    config = json.loads((out / "config.json").read_text())
+    assert config["unfreeze_mm_vision_tower"] is True and config["vgift_plugin"]["visual_token_drop"] == 0.75
+    original, loaded = features_of(parts[1], torch.float16), reloaded(out, host)
+
+    tower = tmp_path / "tower"
+    status, said = export(out, tower)
+    assert status == 0, said
+    assert re.search(r"37 of 55 tensors differ from \S+; as they were: block 3, post_layernorm", said)
+    assert sorted(path.name for path in tower.iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    ]
+    card = (tower / "README.md").read_text()
+    assert "`--tune_vision_tower True` `--visual_token_drop 0.75`" in card and str(parts[1]) in card
+    assert torch.equal(features_of(tower, torch.float16), loaded["features"])  # upstream's loader halves all weights
+    assert (loaded["features"] - original).abs().max() > 1e-2
+    inside = LlavaLlamaForCausalLM.from_pretrained(out).get_vision_tower()
+    pixels = torch.rand(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(features_of(tower), inside(pixels)) and inside.dtype == torch.float32
+
+    status, said = export(out, tower)
+    assert status == 2 and "exists already" in said
+    if not host:
+        every_way_of_storing(tmp_path, out, tower)
+
+
+def every_way_of_storing(tmp_path, out, tower):
+    """Shards with an index, as safetensors and as .bin, and one .bin."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(out / "model.safetensors")
+    names = sorted(tensors)
+    halves = [names[: len(names) // 2], names[len(names) // 2 :]]
+    for kind, save in (("model.safetensors", save_file), ("pytorch_model.bin", torch.save)):
+        folder = tmp_path / kind
+        folder.mkdir()
+        (folder / "config.json").write_text((out / "config.json").read_text())
+        places = {name: f"part{k}.{kind}" for k, half in enumerate(halves) for name in half}
+        for k, half in enumerate(halves):
+            save({name: tensors[name] for name in half}, folder / f"part{k}.{kind}")
+        (folder / f"{kind}.index.json").write_text(json.dumps({"weight_map": places}))
+        assert export(folder, tmp_path / f"{kind}-tower")[0] == 0
+        assert torch.equal(features_of(tmp_path / f"{kind}-tower"), features_of(tower))
+    (folder / f"{kind}.index.json").unlink()
+    torch.save(tensors, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    assert export(folder, tmp_path / "old-tower")[0] == 0
+    assert torch.equal(features_of(tmp_path / "old-tower"), features_of(tower))
+
+
+@pytest.mark.parametrize("host", hosts())
+def test_lora_on_two_processes_saves_the_tower_beside_the_adapter(tmp_path, parts, train_flags, host):
+    import torch
+
+    out = tmp_path / "llava-lora"
+    port = "29631" if host else "29632"
+    saving = {"save_strategy": "steps", "save_steps": 1}
+    told = train(out, parts, train_flags, FLAGS, host, [*TORCHRUN, port], lora_enable=True, **saving)
+    assert told.count("the vision tower trains too") == 1
+    loaded = reloaded(out, host, parts[0])
+    for name, checkpoint in (("tower", out), ("merged", f"{out}.pt-merged")):
+        assert export(checkpoint, tmp_path / name)[0] == 0
+        assert torch.equal(features_of(tmp_path / name, torch.float16), loaded["features"])
+    assert (loaded["features"] - features_of(parts[1], torch.float16)).abs().max() > 1e-2
+    status, said = export(out / "checkpoint-1", tmp_path / "early")
+    assert status == 2 and "not into checkpoint-N" in said
+
+
+def test_a_frozen_tower_is_named_and_not_exported(tmp_path, parts, train_flags):
+    """Upstream saves the frozen tower with a full model, and none with adapters: neither is worth taking out."""
+    full, lora = tmp_path / "full", tmp_path / "lora"
+    train(full, parts, train_flags, {"visual_token_drop": 0.5, "visual_token_drop_prob": 0.25}, max_steps=1)
+    assert json.loads((full / "config.json").read_text())["vgift_plugin"]["visual_token_drop_prob"] == 0.25
+    status, said = export(full, tmp_path / "out")
+    assert status == 2 and "the original one" in said and "unchanged" in said
+    lora.mkdir()
+    (lora / "config.json").write_text(json.dumps({"mm_vision_tower": "openai/clip-vit-large-patch14-336"}))
+    status, said = export(lora, tmp_path / "out")
+    assert status == 2 and "the tower is the original one, openai/clip-vit-large-patch14-336" in said
+    assert not (tmp_path / "out").exists()
+
+
+ARGS = SimpleNamespace(deepspeed=None, fp16=False, tune_mm_mlp_adapter=False)
+
+
+def loss_of(model, dtype=None):
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, 200, (1, 9), generator=generator)
+    labels, ids[0, 2] = ids.clone(), -200
+    labels[:, :4] = -100
+    images = torch.randn(1, 3, 28, 28, generator=generator)
+    return model(input_ids=ids, labels=labels, images=images.to(dtype or images.dtype)).loss
+
+
+def test_gradients_reach_the_patch_embedding_with_the_flag_and_not_without(parts):
+    import torch
+
+    from vgift_plugin.host.tower import TuneTower
+
+    model = build_llava(*parts).train()
+    tower = model.get_vision_tower()
+    patches = tower.vision_tower.vision_model.embeddings.patch_embedding.weight
+    loss_of(model).backward()
+    assert patches.grad is None
+    tower.half()
+    callback = TuneTower()
+    callback.on_init_end(ARGS, None, None, model=model)
+    assert tower.dtype == torch.float32 and "forward" in vars(tower)
+    loss_of(model).backward()
+    assert patches.grad.abs().max() > 0
+    trained = {name for name, p in tower.named_parameters() if p.requires_grad}
+    assert trained == {name for name, p in tower.named_parameters() if p.grad is not None}  # DDP waits for all others
+    assert len(trained) == 37
+    with torch.no_grad():
+        assert not model.encode_images(torch.zeros(1, 3, 28, 28)).requires_grad
+    callback.on_train_end(None, None, None)
+    assert "forward" not in vars(tower) and all(p.requires_grad for p in tower.parameters())
+    assert not tower(torch.zeros(1, 3, 28, 28)).requires_grad
+
+
+def test_runs_that_would_lose_the_tower_are_refused(parts):
+    import torch
+
+    from vgift_plugin.host.tower import TuneTower
+
+    model = build_llava(*parts)
+    args = SimpleNamespace(**{**vars(ARGS), "tune_mm_mlp_adapter": True})
+    model.model.vision_tower = [model.model._modules.pop("vision_tower")]  # as upstream does under --fsdp
+    with pytest.raises(ConfigError, match=r"(?s)2 mistakes.*tune_mm_mlp_adapter.*--fsdp"):
+        TuneTower().on_init_end(args, None, None, model=model)
+    assert not any(p.requires_grad for p in model.get_vision_tower().parameters())
+    with pytest.raises(HostMismatchError):
+        TuneTower().on_init_end(ARGS, None, None, model=torch.nn.Linear(1, 1))
+
+
+ZERO3 = """
+import sys, torch
+import deepspeed
+sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # a compiled extension that one process has no use for
+deepspeed.init_distributed("gloo")
+from types import SimpleNamespace as Is
+sys.path.insert(0, {tests!r})
+from conftest import build_llava
+from test_tower import ARGS, loss_of
+from vgift_plugin.host.dropping import DropTokens
+from vgift_plugin.host.inside import Inside
+from vgift_plugin.host.tower import TuneTower
+model = build_llava({llm!r}, {tower!r}).train()
+tune = TuneTower()
+tune.on_init_end(ARGS, None, None, model=model)
+optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+settings = {{"train_micro_batch_size_per_gpu": 1, "zero_optimization": {{"stage": 3}}}}
+engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config={{**settings, "bf16": {{"enabled": True}},
+    "zero_allow_untested_optimizer": True}})
+inside = Inside([DropTokens(0.75)])
+inside.on_train_begin(Is(n_gpu=1, seed=0, process_index=0), Is(global_step=0), None, model=engine)
+for _ in range(2):
+    engine.backward(loss_of(engine, torch.bfloat16))
+    engine.step()
+inside.detach()
+engine.save_checkpoint({out!r})
+model.config.save_pretrained({out!r})
+"""
+
+
+def test_deepspeeds_own_shards(tmp_path, parts, monkeypatch):
+    """A real ZeRO-3 engine, of one process, trains with dropping, and its checkpoint is exported."""
+    import torch
+
+    out = tmp_path / "zero3"
+    code = ZERO3.format(tests=str(ROOT / "tests"), llm=str(parts[0]), tower=str(parts[1]), out=str(out))
+    alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "localhost", "MASTER_PORT": 29633}
+    done = call([sys.executable, "-c", code], DS_ACCELERATOR="cpu", PYTHONPATH=ROOT, **alone)
+    assert done.returncode == 0 and list(out.glob("global_step*")), done.stderr[-3000:]
+    status, said = export(out, tmp_path / "tower")
+    assert status == 0 and "37 of 55 tensors differ" in said
+    assert (features_of(tmp_path / "tower") - features_of(parts[1])).abs().max() > 1e-2
+    from vgift_plugin.host.tower_export import tower_tensors
+
+    monkeypatch.setitem(sys.modules, "deepspeed.utils.zero_to_fp32", None)
+    with pytest.raises(ConfigError, match=r"run `python zero_to_fp32\.py"):
+        tower_tensors(out)
+    assert torch.is_grad_enabled()
+
+
+def test_a_run_that_never_met_the_plugin_fails():
+    done = call([*VGIFT, "run", "--visual_token_drop", "0.5", "--tune_vision_tower", "--", "true"])
+    assert done.returncode == 3 and "WITHOUT --visual_token_drop and --tune_vision_tower" in done.stderr
+    done = call([*VGIFT, "run", "--tune_vision_tower", "perhaps", "--", "true"])
+    assert done.returncode == 2 and "'perhaps' is neither True nor False" in done.stderr
+    assert call([*VGIFT, "run", "--tune_vision_tower", "no", "--", "true"]).returncode == 0

@@ -1,0 +1,81 @@
+"""What `vgift tower-probe` found, as a table and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from .page import aligned, report
+
+FILLS = ("good", "cue")  # of the towers' bars
+
+
+@dataclass(frozen=True)
+class Row:
+    """How one tower did under one condition: accuracies in [0, 1] with their 95 % intervals."""
+
+    tower: str
+    condition: str
+    severity: str
+    linear: float
+    linear_low: float
+    linear_high: float
+    knn: float
+    knn_low: float
+    knn_high: float
+
+
+def _ordered(rows: Sequence[Row]) -> tuple[list[str], dict[str, list[Row]]]:
+    """Returns the towers, and the rows of each condition in that order."""
+    towers = list(dict.fromkeys(row.tower for row in rows))
+    conditions: dict[str, list[Row]] = {}
+    for row in rows:
+        conditions.setdefault(row.condition, []).append(row)
+    return towers, conditions
+
+
+def table_text(rows: Sequence[Row]) -> str:
+    """Returns all rows as an aligned table: a line for each condition and tower."""
+    lines = [("condition", "severity", "tower", "linear", "95 % interval", "kNN", "95 % interval")]
+    for some in _ordered(rows)[1].values():
+        for row in some:
+            shown = [f"{row.linear:.1%}", f"{row.linear_low:.1%} to {row.linear_high:.1%}"]
+            shown += [f"{row.knn:.1%}", f"{row.knn_low:.1%} to {row.knn_high:.1%}"]
+            lines.append((row.condition, row.severity, row.tower, *shown))
+    return aligned(lines, left=3)
+
+
+def tower_page(rows: Sequence[Row], table: str, about: str, chance: float) -> str:
+    """Returns the page."""
+    towers, conditions = _ordered(rows)
+    legend = " ".join(f'<b style="color:var(--{FILLS[k]})">■</b> {escape(name)}' for k, name in enumerate(towers))
+    reading = f"Bars: accuracy of the linear probe; whiskers: 95 % interval; dashed line: chance. {legend}"
+    about = f"{escape(about)}</p>\n<p>{reading}"
+    plot = _plot(conditions, len(towers), chance)
+    return report("vgift tower-probe", "What do the features tell apart?", about, [plot], table)
+
+
+def _plot(conditions: dict[str, list[Row]], towers: int, chance: float) -> str:
+    """Returns one SVG: a group of bars for each condition, one bar a tower, and a dashed line at chance."""
+    left, wide, bar = 190, 600, 14
+    high = bar * towers + 10
+    tall = high * len(conditions) + 24
+    shapes: list[Any] = []
+    for k, (name, some) in enumerate(conditions.items()):
+        middle = k * high + high / 2
+        shapes.append(f'<text x="{left - 8}" y="{middle + 4:.0f}" text-anchor="end">{escape(name)}</text>')
+        for t, row in enumerate(some):
+            y = k * high + 5 + t * bar
+            low, end = left + wide * row.linear_low, left + wide * row.linear_high
+            shapes.append(
+                f'<rect x="{left}" y="{y}" width="{wide * row.linear:.1f}" height="{bar - 2}" '
+                f'style="fill:var(--{FILLS[t]})" opacity=".75"/>'
+                f'<path d="M{low:.1f} {y + 6}H{end:.1f}" stroke="currentColor" stroke-width="2"/>'
+                f'<text x="{end + 8:.1f}" y="{y + 10}">{row.linear:.1%}</text>'
+            )
+    at = left + wide * chance
+    shapes.append(f'<path d="M{at:.1f} 0V{tall - 18}" stroke="currentColor" stroke-dasharray="4 3"/>')
+    shapes.append(f'<text x="{at:.1f}" y="{tall - 4}" text-anchor="middle">chance {chance:.1%}</text>')
+    return f'<svg viewBox="0 0 {left + wide + 80} {tall}" role="img">{"".join(shapes)}</svg>'
