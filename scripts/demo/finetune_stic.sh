@@ -1,0 +1,34 @@
+#!/bin/bash
+# A fine-tuning script as upstream writes them (scripts/v1_5/finetune.sh), for a tiny model on a CPU: first of the base
+# ($MODEL a language model), then of stage 2 ($MODEL a LLaVA). It knows nothing of descriptions or preferences.
+
+python scripts/demo/train_cpu.py \
+    --model_name_or_path "$MODEL" \
+    --version v1 \
+    --data_path "$DATA" \
+    --image_folder ./stic_out/images \
+    --vision_tower ./stic_out/clip-tower \
+    --mm_projector_type mlp2x_gelu \
+    --mm_vision_select_layer -2 \
+    --mm_use_im_start_end False \
+    --mm_use_im_patch_token False \
+    --image_aspect_ratio pad \
+    --group_by_modality_length True \
+    --bf16 False \
+    --use_cpu True \
+    --output_dir "$OUTPUT" \
+    --num_train_epochs "$EPOCHS" \
+    --per_device_train_batch_size 16 \
+    --gradient_accumulation_steps 1 \
+    --evaluation_strategy "no" \
+    --save_strategy "no" \
+    --learning_rate "$LEARNING_RATE" \
+    --weight_decay 0. \
+    --warmup_ratio 0.03 \
+    --lr_scheduler_type "cosine" \
+    --logging_steps 50 \
+    --model_max_length 2048 \
+    --gradient_checkpointing False \
+    --dataloader_num_workers 1 \
+    --lazy_preprocess True \
+    --report_to none
