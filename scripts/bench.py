@@ -7,6 +7,7 @@ Upstream's own dataset, CLIP's preprocessing at 336 px, real photographs (those 
 """
 
 import argparse
+import importlib
 import json
 import os
 import statistics
@@ -28,7 +29,7 @@ import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent / "demo"))
-from tiny_llava import build_tokenizer
+from tiny_llava import build, build_tokenizer
 
 from vgift_plugin import get_task
 from vgift_plugin.bench import Row, generation, in_turn, table, through_the_host
@@ -213,6 +214,70 @@ def construction(tokenizer: Path, folder: Path, work: Path, size: int, results: 
     assert len(kept) > size
 
 
+def instructions(base, work: Path, n: int, results: list) -> None:
+    """What learning instructions costs: loading a sample, and a training step on batches that are ready; and what it
+    costs to tell the losses of tasks apart."""
+    from argparse import Namespace
+
+    from llava.model import LlavaLlamaForCausalLM
+
+    from vgift_plugin.host.inside import Inside
+    from vgift_plugin.host.instruction import instruct_loss
+    from vgift_plugin.host.losses import MarkingCollator, SplitLoss, mark
+    from vgift_plugin.methods.instruct_loss import InstructedDataset
+    from vgift_plugin.methods.response_loss import InstructCollator, ResponseLoss
+
+    base.list_data_dict = [talk(record, k) for k, record in enumerate(base.list_data_dict)]
+    for record in base.list_data_dict:
+        record["conversations"][0]["value"] = "<image>\n" + record["conversations"][0]["value"]
+    loss, _ = instruct_loss(Flags(instruct_loss="no_template"), base, base.tokenizer)
+    taught = InstructedDataset(base, loss)
+    of = [k % len(base) for k in range(n)]
+    times = in_turn([lambda k=k: taught[k] for k in of], [lambda k=k: base[k] for k in of])
+    results.append(Row("--instruct_loss: an ordinary sample, four turns, file to tensors / without", *times))
+
+    llm, tower = build(work / "learner", image_px=336, hidden=256, layers=4, tower_hidden=64)
+    model = LlavaLlamaForCausalLM.from_pretrained(llm)
+    parts = {"vision_tower": str(tower), "mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2}
+    parts |= {"mm_vision_select_feature": "patch", "mm_patch_merge_type": "flat", "pretrain_mm_mlp_adapter": None}
+    model.get_model().initialize_vision_modules(Namespace(**parts))
+    model.config.tokenizer_padding_side, model.config.use_cache = "right", False
+    optimizer = torch.optim.AdamW((one for one in model.parameters() if one.requires_grad), 1e-4)
+    collator = importlib.import_module(type(base).__module__).DataCollatorForSupervisedDataset(base.tokenizer)
+    plain = collator([base[k] for k in range(4)])
+    learned = InstructCollator(collator)([taught[k] for k in range(4)])
+    model.train()
+
+    def step(batch: dict) -> None:
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def beside(acting, batch: dict, log) -> list[float]:
+        """Times steps on a batch with a step of ours inside the model, and on the plain one without, in turn."""
+        inside, times = Inside([acting]), []
+
+        def ours() -> None:
+            step(batch)
+            log()
+
+        for _ in range(n):  # attached and taken off outside the clock
+            inside.attach(model)
+            one = in_turn([ours], [lambda: None])[0]
+            inside.detach()
+            times.append((one, in_turn([lambda: step(plain)], [lambda: None])[0]))
+        return [statistics.median(column) for column in zip(*times, strict=True)]
+
+    apart = ResponseLoss()
+    times = beside(apart, learned, apart.take)
+    results.append(Row("--instruct_loss: a training step / without", *times, target=1.01))
+    losses = SplitLoss(TASKS.split(","))
+    marked = MarkingCollator(collator)([mark(base[k], 1) if k % 2 else base[k] for k in range(4)])
+    state, quiet = Namespace(log_history=[{}]), Namespace(report_to=[])
+    times = beside(losses, marked, lambda: losses.on_log(quiet, state, None, {"loss": 0.0}))
+    results.append(Row("each task's training loss apart: a training step / without", *times, target=1.02))
+
+
 def imports(results: list, repeats: int) -> None:
     """What `vgift run` adds to a process: one that does not import llava, and one that does."""
     bootstrap = Path(get_task.__code__.co_filename).parent / "_bootstrap"
@@ -276,6 +341,7 @@ def main() -> None:
             if size == "640×480":
                 rows.append(naming(2 if args.small else 10, open_photo(str(next(folder.iterdir())))))
                 loading(base, folder, 1 if args.small else 5, rows)
+                instructions(base, Path(work), 3 if args.small else 30, rows)
                 construction(Path(work, "llm"), folder, Path(work), 2_000 if args.small else MIX665K, rows)
         imports(rows, 3 if args.small else 15)
     print(table(rows))

@@ -20,13 +20,14 @@ vgift preview --ssl_tasks "$tasks" --ssl_config "$knobs" --image_folder "$out/im
 
 echo "== upstream's fine-tuning script, unedited, with self-supervised samples"
 vgift run --ssl_tasks "$tasks" --ssl_ratio 1.0 --ssl_config "$knobs" --ssl_image_folder "$out/images/train" \
-    -- bash scripts/demo/finetune.sh
+    --ssl_eval_samples 50 --ssl_eval_image_folder "$out/images/heldout" -- bash scripts/demo/finetune.sh
 
-echo "== held-out pictures: sighted, and blind (every picture replaced by a grey square)"
-python scripts/demo/evaluate.py --model_path "$out/checkpoint" --llm "$out/llm" --image_folder "$out/images/heldout" \
-    --ssl_tasks "$tasks" --ssl_config "$knobs" -n 1000 -o "$out/results.json"
+echo "== held-out pictures: sighted, blind (a grey square), and shuffled (another sample's picture)"
+vgift probe --model-path "$out/checkpoint" --ssl_tasks "$tasks" --ssl_config "$knobs" --image_folder "$out/images/heldout" \
+    -n 1000 --batch-size 100 -o "$out/probe.html" --json "$out/results.json"
 echo
 echo "gallery   $out/gallery.html"
+echo "mistakes  $out/probe.html"
 echo "results   $out/results.json"
 echo "the mix   $out/checkpoint/vgift_mix.json"
 echo "done in $((SECONDS / 60)) min $((SECONDS % 60)) s"

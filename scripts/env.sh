@@ -1,4 +1,5 @@
-# Sourced by demo.sh and test.sh: makes an environment with this checkout, editable, and activates it. $VGIFT_PINS is
+# Sourced by demo.sh, stic.sh and test.sh: makes an environment with this checkout, editable, and activates it.
+# $VGIFT_PINS is
 #   unset         .venv             LLaVA with the versions of constraints.txt
 #   4.36.2        .venv-4.36.2      the same, but for the lines marked so there
 #   python3.10    .venv-python3.10  that Python without torch and LLaVA; or python3.11, python3.12

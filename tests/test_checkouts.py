@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, VGIFT, arguments, call, demo_module
+from test_preference import LORA, rows_of, write
 
 pytestmark = pytest.mark.host
 DRIVERS = ROOT / "tests" / "checkouts"
@@ -128,15 +129,46 @@ def test_a_sample_is_what_the_checkouts_own_dataset_makes_of_it(host, flags):
 
 def test_train(host, flags, tmp_path):
     deepspeed = [host.python, "-m", "deepspeed.launcher.runner", "--num_gpus", host.processes, "--master_port", 29615]
-    vgift = [host.python, *VGIFT[1:], "run", *arguments(SSL), "--"]
+    vgift = [host.python, *VGIFT[1:], "run", *arguments({**SSL, "instruct_loss": "no_template"}), "--"]
     done = host.call([*vgift, *deepspeed, host.checkout() / host.start, *flags])
     if "name 'DebugOption' is not defined" in done.stderr:
         assert "each task passed its self-test" in done.stderr
         pytest.xfail("this LLaVA-NeXT cannot train, with or without the plugin; b42941c is the last commit that can")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
+    assert "'response_loss'" in done.stdout and "no instruction had to be left out of the loss" in done.stderr
     mix = json.loads((tmp_path / "out" / "vgift_mix.json").read_text())
     assert {name: task["samples"] for name, task in mix["tasks"].items()} == dict.fromkeys(mix["tasks"], EACH)
     assert (mix["base"]["samples"], mix["samples"], len(mix["tasks"])) == (16, 16 + 3 * EACH, 3)
+
+
+def test_train_the_tower_with_visual_tokens_dropped(host, flags, tmp_path):
+    deepspeed = [host.python, "-m", "deepspeed.launcher.runner", "--num_gpus", host.processes, "--master_port", 29617]
+    tune = [] if host.variable == "VGIFT_TINYLLAVA" else ["--tune_vision_tower", True]  # which has a flag of its own
+    vgift = [host.python, *VGIFT[1:], "run", "--visual_token_drop", 0.75, *tune, "--"]
+    done = host.call([*vgift, *deepspeed, host.checkout() / host.start, *flags])
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
+    assert "training drops 0.75 of the visual tokens" in done.stderr and "3/3" in done.stderr
+    assert ("the vision tower trains too" in done.stderr) == bool(tune)
+
+
+def test_preferences(host, flags, tmp_path, photos):
+    """With LoRA the pairs are trained on; without it, as here on TinyLLaVA, the run is refused."""
+    template = host.flags.get("version") or host.flags.get("conv_version") or "v1"
+    file = write(tmp_path / "prefs.jsonl", rows_of(photos, 12), template=template)
+    deepspeed = [host.python, "-m", "deepspeed.launcher.runner", "--num_gpus", host.processes, "--master_port", 29618]
+    vgift = [host.python, *VGIFT[1:], "run", "--preference_data", file, "--"]
+    lora = [] if host.variable == "VGIFT_TINYLLAVA" else arguments(LORA)
+    if host.variable == "VGIFT_LLAVA_NEXT":
+        lora += ["--mm_patch_merge_type", "spatial"]  # with unpad a weight of its own is trained, which is refused
+    done = host.call([*vgift, *deepspeed, host.checkout() / host.start, *flags, *lora])
+    if not lora:
+        assert done.returncode == 1 and "needs LoRA" in done.stderr, done.stderr[-5000:]
+        return
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
+    history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
+    assert [one.get("rewards/margins") is not None for one in history[:4]] == [True, True, True, False]
+    assert history[0]["rewards/margins"] == 0 != history[2]["rewards/margins"]
+    assert json.loads((tmp_path / "out" / "vgift_preferences.json").read_text())["pairs"] == 12
 
 
 VICUNA = {"PROMPT_VERSION": "v1", "MODEL_VERSION": "vicuna-v1-3-7b"}  # what the older scripts leave to be set
@@ -164,7 +196,7 @@ def start(tmp_path, models, tiny, photos, data_path):
     """
     work = tmp_path / "llava"
 
-    def start(name, variables, append="", host=HOSTS["llava-v1"]):
+    def start(name, variables, append="", host=HOSTS["llava-v1"], asked=SSL):
         work.mkdir(exist_ok=True)
         for part in ("scripts", "llava"):
             if not (work / part).exists():
@@ -174,7 +206,16 @@ def start(tmp_path, models, tiny, photos, data_path):
         moved = [f"{flag} {path}" for flag, path in named.items() if given[flag].startswith("/")]
         prepare(named, models[host.llm], given.get("--mm_projector_type", "linear"))
         executable(tmp_path / "deepspeed", f'exec {host.python} {DRIVERS}/stand_in_deepspeed.py "$@"')
-        run = [host.python, *VGIFT[1:], "run", *arguments(SSL), "--", "bash", "-c", f"cd {work} && bash scripts/{name}"]
+        run = [
+            host.python,
+            *VGIFT[1:],
+            "run",
+            *arguments(asked),
+            "--",
+            "bash",
+            "-c",
+            f"cd {work} && bash scripts/{name}",
+        ]
         environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "STAND_IN_APPEND": " ".join([*moved, append])}
         return host.call(run, **environment, **variables), named["--output_dir"]
 
@@ -223,6 +264,15 @@ def test_llavas_own_lora_script_and_merge(start):
     done = host.call(["bash", "-c", f"{merge} --model-base lmsys/vicuna-13b-v1.5"])
     assert done.returncode == 0, done.stderr[-5000:]
     assert list(merged.glob("*.safetensors"))
+
+
+@needs("VGIFT_LLAVA")
+def test_llavas_own_lora_script_on_preferences(start, photos, tmp_path):
+    file = write(tmp_path / "prefs.jsonl", rows_of(photos, 12))
+    done, out = start("v1_5/finetune_lora.sh", {}, asked={"preference_data": file})
+    assert done.returncode == 0 and "1/1" in done.stderr, done.stdout[-2000:] + done.stderr[-5000:]
+    assert json.loads((out / "vgift_preferences.json").read_text())["pairs"] == 12
+    assert (out / "adapter_config.json").exists() and (out / "non_lora_trainables.bin").exists()
 
 
 @needs("VGIFT_LLAVA")

@@ -1,4 +1,4 @@
-"""Every command of the README is run, here or by demo.sh and test.sh; its generated parts are the generated ones."""
+"""Every command of the README is run, here or by a script; its generated parts are the generated ones."""
 
 import json
 import re
@@ -8,15 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, arguments, call
+from conftest import ROOT, arguments, build_llava, call
+from test_preferences import HEADER, ROW
 from test_registry import README, install
 
-from vgift_plugin.preview import describe_tasks, flag_table
+from vgift_plugin.catalogue import describe_tasks, flag_table
 
 TRAIN = ROOT / "scripts" / "demo" / "train_cpu.py"
 PAIR = {"id": "0", "image1": "astronaut.jpg", "image2": "chelsea.jpg", "wh1": [512, 512], "wh2": [451, 300]}
 PAIR |= {"query": [60, 70], "match": [200, 150], "distractors": [[300, 30], [40, 250], [350, 260]]}
-BY_THE_SCRIPTS = {"pip install .", "bash scripts/demo.sh", "bash scripts/test.sh", "bash scripts/test.sh --matrix"}
+BY_THE_SCRIPTS = {"pip install .", "bash scripts/demo.sh", "bash scripts/stic.sh"}
+BY_THE_SCRIPTS |= {"bash scripts/test.sh", "bash scripts/test.sh --matrix"}
 BY_TEST_PATCH = {"bash scripts/v1_5/finetune.sh"}
 
 
@@ -41,7 +43,7 @@ def test_the_list_of_commands_is_not_empty():
 
 @pytest.mark.host
 @pytest.mark.parametrize("command", [command for command in commands() if command.startswith("vgift")])
-def test_commands_run_as_written(command, tmp_path, photos, train_flags, release, dinov2):
+def test_commands_run_as_written(command, tmp_path, photos, others, train_flags, release, dinov2, full):
     root, metadata, published = release
     flags = {**train_flags, "max_steps": 1, "output_dir": tmp_path / "out"}
     if "--ssl_replay" in command:
@@ -51,10 +53,31 @@ def test_commands_run_as_written(command, tmp_path, photos, train_flags, release
         (tmp_path / "V-GIFT" / "reconstruction_metadata").symlink_to(metadata)
     if "--ssl_pairs" in command:
         (tmp_path / "pairs.jsonl").write_text(json.dumps(PAIR))
+    if "prefs.jsonl" in command and "stic" not in command:
+        (tmp_path / "prefs.jsonl").write_text(
+            "".join(json.dumps(line) + "\n" for line in (HEADER, ROW | {"image": "coffee.jpg"}))
+        )
+    if "--model-path" in command:
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints" / "llava-v1.5-13b").symlink_to(full)
+        (tmp_path / "my.json").symlink_to(train_flags["data_path"])
     if "CHECKOUT" in command:
         import llava
 
         shutil.copytree(Path(llava.__file__).parent, tmp_path / "CHECKOUT" / "llava")
+    (tmp_path / "mix.json").symlink_to(train_flags["data_path"])
+    (tmp_path / "lmsys").mkdir()
+    (tmp_path / "lmsys" / "vicuna-7b-v1.5").symlink_to(train_flags["model_name_or_path"])
+    if "export-tower" in command:
+        trained_checkpoint(tmp_path / "checkpoints" / "llava-v1.5-13b", train_flags)
+    if "tower-probe" in command:
+        (tmp_path / "openai").mkdir()
+        for name in ("openai/clip-vit-large-patch14-336", "tower"):
+            (tmp_path / name).symlink_to(train_flags["vision_tower"])
+        for name in ("landscape", "portrait"):
+            (tmp_path / "CLASSES" / name).mkdir(parents=True)
+            for photo in photos.iterdir():
+                (tmp_path / "CLASSES" / name / photo.name).symlink_to(photo)
     (tmp_path / "facebook").mkdir()
     (tmp_path / "facebook" / "dinov2-base").symlink_to(dinov2)
     script = tmp_path / "scripts" / "v1_5" / "finetune.sh"
@@ -65,12 +88,24 @@ def test_commands_run_as_written(command, tmp_path, photos, train_flags, release
         f'json.dump(r * 4, open("base.json", "w"))\'\n'
         + shlex.join([sys.executable, str(TRAIN), *arguments({**flags, "data_path": "base.json"})])
     )
+    lora = {"lora_enable": True, "lora_r": 8, "lora_alpha": 16}
+    (script.parent / "finetune_lora.sh").write_text(
+        shlex.join([sys.executable, str(TRAIN), *arguments({**flags, **lora})])
+    )
     (tmp_path / "playground").mkdir()
     (tmp_path / "playground" / "data").symlink_to(photos)
+    (tmp_path / "heldout").symlink_to(others)
     done = call(["bash", "-c", f"cd {tmp_path} && {command}"], PATH=f"{sys.prefix}/bin:/usr/bin:/bin")
     # Status 1 says that the patch is not applied; or that so few pictures leak, which proves nothing either way.
     allowed = (0, 1) if "audit" in command else (int("patch status" in command),)
     assert done.returncode in allowed and "Traceback" not in done.stderr, done.stdout + done.stderr
+
+
+def trained_checkpoint(folder, train_flags):
+    """Saves the tiny LLaVA with another tower than the one it names."""
+    model = build_llava(train_flags["model_name_or_path"], train_flags["vision_tower"])
+    model.get_vision_tower().vision_tower.vision_model.embeddings.class_embedding.data += 1
+    model.save_pretrained(folder)
 
 
 def test_the_example_task_works_as_written(tmp_path, photos):

@@ -1,6 +1,6 @@
 """Makes the demo's pictures and base records: drawn scenes, and views of photographs that ship inside scikit-image.
 
-    python scripts/demo/data.py FOLDER     # FOLDER/images/{train,heldout}/*.jpg and FOLDER/base.json
+    python scripts/demo/data.py FOLDER     # FOLDER/images/{train,heldout}/{scene,photo}/*.jpg, base.json
 
 Held-out scenes are new scenes; held-out views are other crops of the same few photographs.
 """
@@ -81,11 +81,12 @@ def make(folder: Path, scenes: int, views: int, held_out_scenes: int, held_out_v
     photos = [Image.open(data / name).convert("RGB") for name in PHOTOGRAPHS]
     records = []
     for part, n_scenes, n_views in (("train", scenes, views), ("heldout", held_out_scenes, held_out_views)):
-        (folder / "images" / part).mkdir(parents=True, exist_ok=True)
+        for kind in ("scene", "photo"):
+            (folder / "images" / part / kind).mkdir(parents=True, exist_ok=True)
         for k in range(n_scenes + n_views):
             rng = generator(seed, "demo", part, k)
             drawn = k < n_scenes
-            name = f"{part}/{'scene' if drawn else 'photo'}_{k:05d}.jpg"
+            name = f"{part}/{'scene' if drawn else 'photo'}/{k:05d}.jpg"
             image, houses = scene(rng) if drawn else (view(rng, photos[k % len(photos)]), 0)
             image.save(folder / "images" / name, quality=92)
             if part == "train":

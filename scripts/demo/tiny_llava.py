@@ -72,6 +72,7 @@ def build(
     hidden: int = 64,
     layers: int = 2,
     tower_hidden: int = 256,
+    tower_layers: int = 1,
     seed: int = 0,
 ) -> tuple[Path, Path]:
     """Writes both parts; returns (folder of the language model, folder of the vision tower)."""
@@ -91,7 +92,7 @@ def build(
         vision = CLIPVisionConfig(
             hidden_size=tower_hidden,
             intermediate_size=tower_hidden,
-            num_hidden_layers=1,  # LLaVA reads layer -2: the embedded patches, before any random attention
+            num_hidden_layers=tower_layers,  # LLaVA reads layer -2: of one, the patches before any random attention
             num_attention_heads=4,
             image_size=image_px,
             patch_size=patch_px,
@@ -110,5 +111,6 @@ if __name__ == "__main__":
     parser.add_argument("--hidden", type=int, default=64)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--tower_hidden", type=int, default=256)
+    parser.add_argument("--tower_layers", type=int, default=1)
     for part in build(**vars(parser.parse_args())):
         print(part)
