@@ -8,7 +8,7 @@ from html import escape
 from ..config import Flags
 from ..task import Sample
 from .audit_report import LEAK, Report, split_words
-from .page import flag_words, picture, report
+from .page import flag_words, picture, plot, report
 from .solvers import CHEAT
 
 FIGURE_PX = 240
@@ -57,7 +57,7 @@ def _bars(found: Report) -> str:
     at = left + wide * found.rows[0].chance
     shapes.append(f'<path d="M{at:.1f} 0V{tall - 18}" stroke="currentColor" stroke-dasharray="4 3"/>')
     shapes.append(f'<text x="{at:.1f}" y="{tall - 4}" text-anchor="middle">chance {found.rows[0].chance:.1%}</text>')
-    return f'<svg viewBox="0 0 {left + wide + 130} {tall}" role="img">{"".join(shapes)}</svg>'
+    return plot(left + wide + 130, tall, shapes)
 
 
 def _figure(sample: Sample) -> str:

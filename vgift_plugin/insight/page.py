@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import string
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from html import escape
 from pathlib import Path
 
@@ -46,8 +48,12 @@ $script</body></html>
 REPORT = """\
 body { max-width: 70rem; }
 h2 { padding-bottom: .2rem; border-bottom: 1px solid var(--line); }
-svg { width: 100%; height: auto; max-width: 56rem; } svg text { font: 13px system-ui, sans-serif; fill: currentColor; }
+.plot { overflow-x: auto; } /* in a narrow window it is moved, not shrunk until nobody can read it */
+svg { width: 100%; height: auto; min-width: 36rem; max-width: 56rem; }
+svg text { font: 13px system-ui, sans-serif; fill: currentColor; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem; }
+@media print { h2, h3 { break-after: avoid; } .plot { break-inside: avoid; }
+ pre { font-size: 8.5px; white-space: pre-wrap; } } /* paper cannot be moved: 120 letters a line */
 """
 
 
@@ -80,6 +86,11 @@ def report(title: str, heading: str, about: str, parts: Sequence[str], table: st
     return document(title, f"{body}\n<h2>All numbers</h2><pre>{escape(table)}</pre>", REPORT + css)
 
 
+def plot(wide: int, tall: int, shapes: Sequence[str]) -> str:
+    """Returns shapes as one SVG of so many units."""
+    return f'<div class="plot"><svg viewBox="0 0 {wide} {tall}" role="img">{"".join(shapes)}</svg></div>'
+
+
 def picture(image: Image.Image, alt: str, quality: int = 92, longest_px: int | None = None) -> str:
     """Returns an <img> that holds the picture itself, as JPEG.
 
@@ -108,13 +119,38 @@ def check_outputs(page: str, *others: str | None) -> None:
     """Checks that a page and other files can be written before anything is measured.
 
     Raises:
-        ConfigError: the page is no .html, or a file's folder is missing.
+        ConfigError: the page is no .html, or see `check_writable`.
     """
     if Path(page).suffix.lower() != ".html":
         raise ConfigError(f"-o {page}: must end in .html")
-    for path in filter(None, (page, *others)):
-        if not Path(path).resolve().parent.is_dir():
-            raise ConfigError(f"there is no folder {Path(path).resolve().parent} for {path}")
+    check_writable(page, *others)
+
+
+def check_writable(*paths: str | None) -> None:
+    """Checks that files can be written.
+
+    Raises:
+        ConfigError: a folder is missing or cannot be written to, a path is something else than a file, or two are one.
+    """
+    given = list(filter(None, paths))
+    whole = [Path(path).resolve() for path in given]
+    for k, (path, file) in enumerate(zip(given, whole, strict=True)):
+        if file in whole[:k]:
+            raise ConfigError(f"{path} is named for two files, one of which would be lost")
+        if not file.parent.is_dir():
+            raise ConfigError(f"there is no folder {file.parent} for {path}")
+        if file.exists() and not file.is_file():
+            raise ConfigError(f"{path} is there already and is no ordinary file; name another one")
+        try:
+            with tempfile.TemporaryFile(dir=file.parent), file.open("ab") if file.exists() else nullcontext():
+                pass
+        except OSError as err:
+            raise ConfigError(f"{path} cannot be written: {err.strerror}") from err
+
+
+def passed_over(reasons: Mapping[str, int]) -> str:
+    """Returns how often images were passed over and others drawn: `passed over: 3 unreadable, 2 near-grey`."""
+    return "passed over: " + ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
 
 
 def aligned(lines: list[tuple[str, ...]], left: int = 1) -> str:

@@ -12,7 +12,7 @@ from ..registry import task_names
 from ..sources import read_records
 from ..streams import find_replay, streams
 from .gallery import Section, gallery
-from .page import flag_words
+from .page import check_writable, flag_words
 from .sheet import sheet
 
 HEAVY_MB = 20  # larger files are slow to open and too much for a mail
@@ -55,8 +55,7 @@ def preview(flags: dict, image_folder: str, data_path: str | None, n: int, outpu
     suffix = Path(output).suffix.lower()
     if suffix not in (".html", ".png"):
         raise ConfigError(f"-o {output}: must end in .html or .png")
-    if not Path(output).resolve().parent.is_dir():
-        raise ConfigError(f"-o {output}: there is no folder {Path(output).resolve().parent}")
+    check_writable(output)
     tally = Tally()
     asked = Flags.of(flags)
     shown = list(sections(asked, image_folder, data_path, n, tally))

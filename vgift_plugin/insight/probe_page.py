@@ -11,7 +11,7 @@ import numpy as np
 from ..mixing import Stream
 from ..sources import IMAGE, top_folder
 from . import needs, sights
-from .page import picture, report
+from .page import picture, plot, report
 
 MISTAKES = 12
 LISTED, PICTURED = 100, 12  # records that need their picture least
@@ -64,7 +64,7 @@ def _bars(result: dict[str, Any]) -> str:
     at = left + wide * result["chance"]
     shapes.append(f'<path d="M{at:.1f} 0V{tall - 18}" stroke="currentColor" stroke-dasharray="4 3"/>')
     shapes.append(f'<text x="{at:.1f}" y="{tall - 4}" text-anchor="middle">chance {result["chance"]:.1%}</text>')
-    return f'<svg viewBox="0 0 {left + wide + 70} {tall}" role="img">{"".join(shapes)}</svg>'
+    return plot(left + wide + 70, tall, shapes)
 
 
 def _mistake(stream: Stream, row: dict[str, Any]) -> str:
@@ -115,7 +115,9 @@ def _histogram(values: Sequence[float]) -> str:
     if low == high:
         low, high = -1.0, 1.0
     size = (high - low) / BINS
-    edges = size * np.arange(np.floor(low / size), np.ceil(high / size) + 1)
+    # The cut at 1 % must not carry a value across 0, where bars change their colour.
+    first, last = min(np.floor(low / size), -int(min(values) <= 0)), max(np.ceil(high / size), int(max(values) > 0))
+    edges = size * np.arange(first, last + 1)
     low, high = float(edges[0]), float(edges[-1])
     counts = np.histogram(-np.clip(values, low, high), -edges[::-1])[0][::-1]
     left, wide, tall = 10, 640, 180
@@ -135,7 +137,7 @@ def _histogram(values: Sequence[float]) -> str:
             continue  # too near to the 0 to be read
         shapes.append(f'<text x="{at:.1f}" y="{tall + 16}" text-anchor="{anchor}">{value:.2g}</text>')
     shapes.append(f'<text x="{left + wide / 2}" y="{tall + 34}" text-anchor="middle">nats a token</text>')
-    return f'<svg viewBox="0 0 {left + wide + 10} {tall + 40}" role="img">{"".join(shapes)}</svg>'
+    return plot(left + wide + 10, tall + 40, shapes)
 
 
 def _line(row: dict[str, Any]) -> str:

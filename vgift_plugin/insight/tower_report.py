@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from .page import aligned, report
+from .page import aligned, plot, report
 
 FILLS = ("good", "cue")  # of the towers' bars
 
@@ -78,4 +78,4 @@ def _plot(conditions: dict[str, list[Row]], towers: int, chance: float) -> str:
     at = left + wide * chance
     shapes.append(f'<path d="M{at:.1f} 0V{tall - 18}" stroke="currentColor" stroke-dasharray="4 3"/>')
     shapes.append(f'<text x="{at:.1f}" y="{tall - 4}" text-anchor="middle">chance {chance:.1%}</text>')
-    return f'<svg viewBox="0 0 {left + wide + 80} {tall}" role="img">{"".join(shapes)}</svg>'
+    return plot(left + wide + 80, tall, shapes)
