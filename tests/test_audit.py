@@ -27,6 +27,12 @@ def noise(rng, wh):
     )
 
 
+def jpeg(image, quality):
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return Image.open(buffer)
+
+
 def toy(leak=None):
     """Returns samples of a toy task: which of four, drawn; the answer leaks into one thing that is no content."""
 
@@ -38,6 +44,10 @@ def toy(leak=None):
         if leak == "size":
             wh = [(120, 96), (96, 120), (120, 60), (90, 90)][told]
         image = noise(rng, (120, 120)).crop((0, 0, *wh))
+        if leak == "prior":
+            answer = min(told, 1)
+        if leak == "grid":
+            image = jpeg(noise(rng, (100, 100)), 20).rotate(-90 * told, expand=True)
         if leak == "text":
             text += f" Case {10 + told}."
         if leak == "marker":
@@ -132,9 +142,7 @@ def test_rows_of_different_lengths_make_a_table():
 
 def test_the_corner_of_jpegs_grid_is_seen():
     rng = np.random.default_rng(2)
-    buffer = io.BytesIO()
-    noise(rng, (203, 149)).save(buffer, "JPEG", quality=25)
-    image = Image.open(buffer)
+    image = jpeg(noise(rng, (203, 149)), 25)
     seen = {}
     for turns in range(4):
         turned = image.rotate(-90 * turns, expand=True)
@@ -149,7 +157,9 @@ def test_the_corner_of_jpegs_grid_is_seen():
     ("leak", "found"),
     [
         (None, set()),
+        ("prior", {"answer prior"}),
         ("size", {"picture size", "padding"}),
+        ("grid", {"JPEG grid"}),
         ("text", {"instruction text"}),
         ("marker", {"marker positions"}),
     ],
@@ -198,6 +208,19 @@ def test_the_page_the_numbers_and_the_verdict(photos, tmp_path):
     assert "5 photographs, too few to keep the halves apart" in table
     html = page.read_text()
     assert html.count("<svg") == 3 and not re.findall(r'(?:src|href)="(?!data:)', html)
+
+
+def test_what_was_passed_over_is_told(photos, tmp_path):
+    pytest.importorskip("sklearn")
+    for path in photos.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "torn.jpg").write_bytes(b"no picture")
+    page, numbers = tmp_path / "audit.html", tmp_path / "audit.json"
+    table, _ = audit({"ssl_tasks": "rotation"}, str(tmp_path), None, 40, str(page), str(numbers), 0.03)
+    found = json.loads(numbers.read_text())
+    ((reason, count),) = found["splits"]["rotation"]["passed_over"].items()
+    assert reason == "unreadable" and count > 2 and f"passed over: {count} unreadable" in table
+    assert found["image_folder"] == str(tmp_path)
 
 
 def test_a_leak_is_shown_on_the_page(photos, tmp_path):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
+from .. import __version__
 from ..config import Flags
 from ..errors import ConfigError
 from ..mixing import Tally
@@ -164,6 +165,7 @@ def audit(
         report = examine(
             stream.task.name, stream.task.chance, lambda j, stream=stream: stream(0, j, tally), n, threshold
         )
+        report = replace(report, split={**report.split, "passed_over": tally.counts().get(report.task, {})})
         reports.append(report)
         sections.append(section(report, lambda j, stream=stream: stream(0, j)))
     table, clean = table_text(reports), not any(report.solved for report in reports)
@@ -174,6 +176,7 @@ def audit(
             "rows": [asdict(row) for report in reports for row in report.rows],
         }
         given = {name: value for name, value in asked.as_dict().items() if value is not None}
-        whole = {"flags": given, "n": n, "threshold": threshold, "clean": clean, **parts}
+        of = {"vgift-plugin": __version__, "image_folder": image_folder, "data_path": data_path}
+        whole = {**of, "flags": given, "n": n, "threshold": threshold, "clean": clean, **parts}
         Path(json_path).write_text(json.dumps(whole, indent=1), encoding="utf-8")
     return f"{table}\n{output}: " + ("no cheat beats chance" if clean else "some answers leak, see LEAK"), clean

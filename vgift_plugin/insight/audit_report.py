@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from .page import passed_over
+
 LEAK, CLEAN, INFORMATIVE, USELESS, ABSENT = "LEAK", "ok", "informative", "no use", "absent"
 
 
@@ -28,7 +30,8 @@ class Report:
 
     Attributes:
         rows: one a solver.
-        split: how many samples and photographs are in each half, and whether some are in both.
+        split: how many samples and photographs are in each half, whether some are in both, and how many photographs
+            were passed over, by reason.
         solved: {leaking solver: numbers of the held-out samples it got most right}.
     """
 
@@ -55,8 +58,9 @@ def table_text(reports: Sequence[Report]) -> str:
 def split_words(split: dict) -> str:
     """Returns a task's split as one line."""
     per = f", {split['items']} items each" if split["items"] > 1 else ""
+    passed = f"; {passed_over(split['passed_over'])}" if split.get("passed_over") else ""
     apart = "none in both halves" if split["photographs_apart"] else "too few to keep the halves apart"
     return (
         f"{split['train']:,} samples to learn from, {split['test']:,} held out{per}; "
-        f"{split['photographs']:,} photographs, {apart}"
+        f"{split['photographs']:,} photographs, {apart}{passed}"
     )
