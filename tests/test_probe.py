@@ -20,6 +20,7 @@ from vgift_plugin.config import Flags
 from vgift_plugin.errors import ConfigError
 from vgift_plugin.insight import needs, probe, sights
 from vgift_plugin.insight.intervals import mean_interval
+from vgift_plugin.insight.probe_page import _histogram
 from vgift_plugin.mixing import Stream
 from vgift_plugin.registry import get_task
 from vgift_plugin.sources import from_folder
@@ -328,7 +329,42 @@ def test_numbers_are_those_of_a_hand_computation():
         "needless"
     ] == pytest.approx(2 / 3)
     assert result["x"]["blank"]["quantiles"]["50"] == 1.0 and result["y"]["right"] == -2.0
-    assert mean_interval(np.arange(4.0)) == pytest.approx((0.2348, 2.7652), abs=1e-4)
+    assert result["y"]["wrong"]["low"] is None and json.loads(json.dumps(result, allow_nan=False)) == result
+    assert re.search(r"y +blank +1 +0\.500 +– +0\.500", needs.table(result))
+
+
+def test_intervals_of_means():
+    assert mean_interval(np.arange(4.0), list("abcd")) == pytest.approx((0.2348, 2.7652), abs=1e-4)
+    assert mean_interval(np.arange(4.0).repeat(5), list("aaaaabbbbbcccccddddd")) == pytest.approx(
+        (0.2348, 2.7652), abs=1e-4
+    )
+    assert mean_interval(np.arange(4.0), list("aaaa")) == (None, None)  # one picture alone tells of no other
+
+
+@host
+def test_what_was_passed_over_is_told(photos, tmp_path, checkpoint):
+    for k in range(4):
+        shutil.copy(photos / "coffee.jpg", tmp_path / f"{k}.jpg")
+        (tmp_path / f"torn-{k}.jpg").write_bytes(b"no picture")
+    stream = stream_of("rotation", tmp_path)
+    rows = sights.ask(checkpoint, stream, range(8), 8)
+    passed = sum(stream(0, j).redraws for j in range(8))
+    result = sights.tabulate(rows, 0.25)
+    assert result["passed_over"] == {"unreadable": passed} and passed > 2
+    assert sights.table({"rotation": result}).endswith(f"\nrotation: passed over: {passed} unreadable")
+
+
+def bars(values):
+    """Returns [(colour, count)] of a histogram, empty bars left out."""
+    found = re.findall(r"--(good|bad)\).*?: ([\d,]+)</title>", _histogram(values))
+    return [(colour, int(count)) for colour, count in found if count != "0"]
+
+
+def test_a_histogram_shows_how_many_are_at_most_zero():
+    assert bars([0.5] * 3 + [-0.25]) == [("bad", 1), ("good", 3)]
+    assert bars([*np.linspace(0.01, 1, 999), -0.001])[0] == ("bad", 1)  # fewer than the 1 % that is cut off
+    assert bars([*np.linspace(-1, -0.01, 999), 0.001])[-1] == ("good", 1)
+    assert bars([0.0, 0.0]) == [("bad", 2)]
 
 
 @host

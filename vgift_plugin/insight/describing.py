@@ -93,7 +93,7 @@ def tabulate(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {"n": len(own), NOT: dict(Counter(row[NOT] for row in rows if NOT in row)), "short": None}
     if own:
         before, after = (np.array([row[name] for row in own]) for name in (RIGHT, DESCRIBED))
-        low, high = mean_interval(after - before)
+        low, high = mean_interval(after - before, [row["image"] for row in own])
         result |= {PLAIN: float(before.mean()), DESCRIBED: float(after.mean())}
         result |= {"gain": float((after - before).mean()), "low": low, "high": high}
     short = [row for row in own if EQUAL in row]
@@ -112,10 +112,10 @@ def table(result: dict[str, Any]) -> str:
     """Returns the results for the terminal."""
     lines = ["describe first, then answer (the model's own greedy description, the picture shown both times)"]
     if result["n"]:
+        interval = "–" if result["low"] is None else f"{result['low']:+.3f} to {result['high']:+.3f}"
         lines.append(
             f"  log p per token of {result['n']:,} records: plain {result[PLAIN]:.3f}, described "
-            f"{result[DESCRIBED]:.3f}; gain {result['gain']:+.3f}, 95 % interval {result['low']:+.3f} to "
-            f"{result['high']:+.3f}"
+            f"{result[DESCRIBED]:.3f}; gain {result['gain']:+.3f}, 95 % interval {interval}"
         )
     if result["short"] is not None:
         told = "; ".join(

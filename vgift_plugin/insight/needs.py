@@ -138,7 +138,8 @@ def tabulate(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         {name: {"n", "right": mean log p per token, "blank": stats, "wrong": stats}} with stats of the gains against
-        that picture: mean, low, high (95 % interval), quantiles {"5": ...}, `needless`: the share of gains at most 0.
+        that picture: mean, low, high (95 % interval, records of one picture counted together; None where all are of
+        one), quantiles {"5": ...}, `needless`: the share of gains at most 0.
     """
     folders: dict[str, list[dict]] = {}
     for row in rows:
@@ -154,7 +155,7 @@ def _stats(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     result = {}
     for kind in AGAINST:
         values = np.array([gains(row)[kind] for row in rows])
-        low, high = mean_interval(values)
+        low, high = mean_interval(values, [row["image"] for row in rows])
         quantiles = dict(zip(map(str, QUANTILES), np.percentile(values, QUANTILES).tolist(), strict=True))
         result[kind] = {"mean": float(values.mean()), "low": low, "high": high, "quantiles": quantiles}
         result[kind]["needless"] = float((values <= 0).mean())
@@ -168,11 +169,9 @@ def table(results: dict[str, Any]) -> str:
     for name, one in shown[: FOLDERS_SHOWN + 1]:
         for kind in AGAINST:
             stats = one[kind]
-            mean, low, high, *quantiles = map(
-                _nats, (stats["mean"], stats["low"], stats["high"], *stats["quantiles"].values())
-            )
-            interval = f"{low} to {high}" if one["n"] > 1 else "–"
-            told = (name or "(no folder)", kind, f"{one['n']:,}", mean, interval, *quantiles)
+            interval = "–" if stats["low"] is None else f"{_nats(stats['low'])} to {_nats(stats['high'])}"
+            quantiles = map(_nats, stats["quantiles"].values())
+            told = (name or "(no folder)", kind, f"{one['n']:,}", _nats(stats["mean"]), interval, *quantiles)
             lines.append((*told, f"{stats['needless']:.1%}"))
     more = len(shown) - FOLDERS_SHOWN - 1
     return aligned(lines, left=2) + (f"\n… and {more} more folders" if more > 0 else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from ..mixing import Stream
 from ..sources import top_folder
 from ..task import Sample, Task
 from .intervals import effective_size, wilson
-from .page import aligned
+from .page import aligned, passed_over
 
 SIGHTED, BLIND, SHUFFLED = WAYS = ("sighted", "blind", "shuffled")
 GREY = Image.new("RGB", (336, 336), (128, 128, 128))  # the same for every question, in size too
@@ -42,9 +43,14 @@ def ask(checkpoint: Checkpoint, stream: Stream, block: range, n: int) -> list[di
         n: how many there are in all; sample j is shuffled with sample j + 1, the last one with the first.
 
     Returns:
-        a JSON-able row for each: its photographs, question, answer, and the replies and scores of the three ways.
+        a JSON-able row for each: its photographs, why others were passed over for them, question, answer, and the
+        replies and scores of the three ways.
     """
-    samples = [stream(0, j) for j in block]
+    passed: list[list[str]] = [[] for _ in block]
+    samples = [
+        stream(0, j, lambda task, reason, paths, mine=mine: mine.append(reason))
+        for j, mine in zip(block, passed, strict=True)
+    ]
     others = [*samples[1:], stream(0, (block[-1] + 1) % n)]
     replies = {}
     for way, pictures in shown(samples, others).items():
@@ -56,6 +62,7 @@ def ask(checkpoint: Checkpoint, stream: Stream, block: range, n: int) -> list[di
     for k, (j, sample) in enumerate(zip(block, samples, strict=True)):
         told = {way: replies[way][k] for way in WAYS}
         row = {"number": j, "photographs": [os.path.relpath(one, folder) for one in sample.sources]}
+        row["passed_over"] = passed[k]
         row |= {"question": sample.instruction, "answer": sample.response, "replies": told}
         rows.append(row | {"scores": scores(stream.task, told, sample.params)})
     return rows
@@ -71,8 +78,9 @@ def tabulate(rows: Sequence[dict[str, Any]], chance: float) -> dict[str, Any]:
 
     Returns:
         {"n", "chance", "sighted": {"accuracy", "low", "high", "mean_score"}, "blind": ..., "shuffled": ...,
-        "folders": {first folder of the photograph: {"n", "sighted": accuracy, ...}}}. An answer counts as right where
-        its score is 1; the 95 % interval is Wilson's, answers of one photograph counted together.
+        "passed_over": {reason: photographs}, "folders": {first folder of the photograph: {"n", "sighted": accuracy,
+        ...}}}. An answer counts as right where its score is 1; the 95 % interval is Wilson's, answers of one photograph
+        counted together.
     """
     score = np.array([[row["scores"][way] for way in WAYS] for row in rows])
     first = [row["photographs"][0] for row in rows]
@@ -83,6 +91,7 @@ def tabulate(rows: Sequence[dict[str, Any]], chance: float) -> dict[str, Any]:
         accuracy = float(right[:, k].mean())
         low, high = wilson(accuracy, effective_size(right[:, k : k + 1], photographs))
         result[way] = {"accuracy": accuracy, "low": low, "high": high, "mean_score": float(score[:, k].mean())}
+    result["passed_over"] = dict(Counter(reason for row in rows for reason in row.get("passed_over", ())).most_common())
     result["folders"] = {
         str(name): {"n": int(own.sum()), **{way: float(right[own, k].mean()) for k, way in enumerate(WAYS)}}
         for name, own in ((name, folders == name) for name in np.unique(folders))
@@ -107,7 +116,8 @@ def table(results: dict[str, dict[str, Any]]) -> str:
             )
         if len(folders) > FOLDERS_SHOWN:
             lines.append((f"  … and {len(folders) - FOLDERS_SHOWN} more folders", *[""] * (len(lines[0]) - 1)))
-    return aligned(lines)
+    passed = [f"{name}: {passed_over(one['passed_over'])}" for name, one in results.items() if one["passed_over"]]
+    return "\n".join([aligned(lines), *passed])
 
 
 def worst(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
