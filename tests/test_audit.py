@@ -207,6 +207,7 @@ def test_the_page_the_numbers_and_the_verdict(photos, tmp_path):
     assert found["splits"]["color"]["items"] == 5 and not found["splits"]["color"]["photographs_apart"]
     assert "5 photographs, too few to keep the halves apart" in table
     html = page.read_text()
+    assert all(f"<dd>{solver.about}</dd>" in html for solver in SOLVERS)
     assert html.count("<svg") == 3 and not re.findall(r'(?:src|href)="(?!data:)', html)
 
 
@@ -232,6 +233,8 @@ def test_a_leak_is_shown_on_the_page(photos, tmp_path):
     assert not clean and re.search(r"rotation +picture size +cheat .* LEAK", table)
     html = page.read_text()
     assert "Solved by picture size alone" in html and html.count("data:image/jpeg;base64,") >= 8
+    table, clean = audit(narrow, str(photos), None, 120, str(page), None, 0.9)  # it does beat chance, and is let pass
+    assert clean and table.endswith("audit.html: no cheat's interval begins more than 90.0% above chance")
 
 
 def test_missing_sklearn_is_told_with_its_cure(photos, tmp_path, monkeypatch):

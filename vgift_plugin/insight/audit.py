@@ -179,4 +179,5 @@ def audit(
         of = {"vgift-plugin": __version__, "image_folder": image_folder, "data_path": data_path}
         whole = {**of, "flags": given, "n": n, "threshold": threshold, "clean": clean, **parts}
         Path(json_path).write_text(json.dumps(whole, indent=1), encoding="utf-8")
-    return f"{table}\n{output}: " + ("no cheat beats chance" if clean else "some answers leak, see LEAK"), clean
+    passed = f"no cheat's interval begins more than {threshold:.1%} above chance"
+    return f"{table}\n{output}: {passed if clean else 'some answers leak, see LEAK'}", clean

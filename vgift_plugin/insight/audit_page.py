@@ -9,12 +9,13 @@ from ..config import Flags
 from ..task import Sample
 from .audit_report import LEAK, Report, split_words
 from .page import flag_words, picture, plot, report
-from .solvers import CHEAT
+from .solvers import CHEAT, SOLVERS
 
 FIGURE_PX = 240
 STYLE = """\
 .grid { grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); }
 figure { font-size: .8rem; } figure img { width: 100%; height: 10rem; object-fit: contain; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1rem; } dd { margin: 0; }
 """
 READING = """A <em>cheat</em> sees nothing of what the picture shows and must stay at chance; a <em>cue</em> sees a
 little of it and may beat chance. Bars: accuracy on held-out photographs; whiskers: 95 % interval; dashed line:
@@ -24,6 +25,8 @@ chance."""
 def audit_page(n: int, flags: Flags, sections: Sequence[str], table: str) -> str:
     """Returns the page of n samples a task: the tasks' sections, then the terminal's table."""
     about = f"{escape(f'{n:,} samples a task with {flag_words(flags)}')}</p>\n<p>{READING}"
+    seen = "".join(f"<dt>{escape(one.name)}</dt><dd>{escape(one.about)}</dd>" for one in SOLVERS)
+    sections = [*sections, f"<section><h2>What each solver sees</h2><dl>{seen}</dl></section>"]
     return report("vgift audit", "What can be answered without looking?", about, sections, table, STYLE)
 
 
