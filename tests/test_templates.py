@@ -114,6 +114,13 @@ def test_a_malformed_file_is_told_with_its_entry(content, message):
         parse(content, "here")
 
 
+def test_a_corpus_given_for_a_list_of_templates_is_told_in_a_few_lines():
+    with pytest.raises(ConfigError) as caught:
+        parse(json.dumps([record("What is it? " * 50)] * 1000), "mix.json")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 7 and max(map(len, lines)) < 200 and "mix.json: and 995 more entries" in lines[-1]
+
+
 def test_the_command_needs_no_torch_and_tells_mistakes(tmp_path):
     data, out = tmp_path / "mix.json", tmp_path / "templates.json"
     data.write_text(json.dumps([record(f"Number {k}?\nIn one word.") for k in range(25)]))

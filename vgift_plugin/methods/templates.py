@@ -16,6 +16,8 @@ from ..files import write_whole
 from ..sources import fingerprint, read_records
 from .sentences import count, said, spans
 
+TOLD = 5  # mistakes in a file
+
 
 @dataclass(frozen=True)
 class Template:
@@ -108,7 +110,9 @@ def parse(text: str, where: str) -> Templates:
         sentence = one.get("sentence") if isinstance(one, dict) else None
         times = one.get("count", 0) if isinstance(one, dict) else 0
         if not isinstance(sentence, str) or type(times) is not int:
-            mistakes.append(f'{where}: entry {number} is {entry!r}, not {{"count": 7, "sentence": "…"}} or a sentence')
+            mistakes.append(
+                f'{where}: entry {number} is {shortened(entry)}, not {{"count": 7, "sentence": "…"}} or a sentence'
+            )
         elif spans(sentence) != [(0, len(sentence))]:
             parts = [sentence[start:end] for start, end in spans(sentence)]
             mistakes.append(
@@ -116,11 +120,19 @@ def parse(text: str, where: str) -> Templates:
             )
         else:
             found.append(Template(sentence, times))
+    if len(mistakes) > TOLD:  # a corpus given by mistake has hundreds of thousands
+        mistakes[TOLD:] = [f"{where}: and {len(mistakes) - TOLD:,} more entries"]
     if mistakes:
         raise ConfigError.of(mistakes)
     turns = about.get("human_turns", 0)
     settings = {name: value for name, value in about.items() if name != "human_turns"}
     return Templates(tuple(found), turns if type(turns) is int else 0, settings)
+
+
+def shortened(entry: object) -> str:
+    """Returns an entry of a file in at most 81 characters."""
+    text = repr(entry)
+    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def read(path: str) -> Templates:
