@@ -171,11 +171,16 @@ def test_flags_of_the_instruction_loss(tmp_path):
         "--instruct_templates needs --instruct_loss no_template, not no_templat",
         "--instruct_template_share 0: must be above 0",
         "--instruct_template_count 0: must be at least 1",
-        "--instruct_loss_weight -0.5: must be 0 or more",
+        "--instruct_loss_weight -0.5: must be a finite number, 0 or more",
     ):
         assert part in str(caught.value)
     with pytest.raises(ConfigError, match="must be above 0 and at most 1"):
         resolve(instruct_template_share=float("nan"))
+    with pytest.raises(ConfigError, match="--instruct_template_count needs --instruct_loss no_template, not full"):
+        resolve(instruct_loss="full", instruct_template_count=5)
+    with pytest.raises(ConfigError, match="--instruct_template_share does nothing with --instruct_templates"):
+        resolve(instruct_loss="no_template", instruct_templates=str(path), instruct_template_share=0.5)
+    assert resolve(instruct_template_share=0.5) == ()  # as `vgift templates` takes it
     with pytest.raises(ConfigError, match="--instruct_loss_weight needs an --instruct_loss other than none"):
         resolve(instruct_loss_weight=0.5)
     with pytest.raises(ConfigError, match="--instruct_loss_text True needs an --instruct_loss other than none"):

@@ -68,12 +68,17 @@ def _instructions(flags: Any) -> list[str]:
             f"--instruct_template_share {flags.instruct_template_share:g}: must be above 0 and at most 1, a share "
             "of all human turns"
         )
+    for name in sorted({"instruct_template_share", "instruct_template_count"} & flags.changed().keys()):
+        if flags.instruct_loss in ("full", "no_system"):
+            mistakes.append(f"--{name} needs --instruct_loss no_template, not {flags.instruct_loss}")
+        elif flags.instruct_loss == "no_template" and flags.instruct_templates is not None:
+            mistakes.append(f"--{name} does nothing with --instruct_templates, whose sentences are taken as they are")
     if flags.instruct_template_count < 1:
         mistakes.append(f"--instruct_template_count {flags.instruct_template_count}: must be at least 1")
     if flags.instruct_loss_text and flags.instruct_loss == "none":
         mistakes.append("--instruct_loss_text True needs an --instruct_loss other than none")
     if not (math.isfinite(flags.instruct_loss_weight) and flags.instruct_loss_weight >= 0):
-        mistakes.append(f"--instruct_loss_weight {flags.instruct_loss_weight:g}: must be 0 or more")
+        mistakes.append(f"--instruct_loss_weight {flags.instruct_loss_weight:g}: must be a finite number, 0 or more")
     if flags.instruct_loss_weight != 1 and flags.instruct_loss == "none":
         mistakes.append("--instruct_loss_weight needs an --instruct_loss other than none")
     return mistakes
