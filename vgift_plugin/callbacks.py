@@ -93,7 +93,7 @@ class InstructCallback(TrainerCallback):
         tell(args, state, logs, self.take())
 
     def on_train_end(self, args, state, control, **kwargs):
-        """Reports the records of all ranks whose response alone was learned, per reason."""
+        """Reports the records of all ranks whose instruction was not learned, per reason."""
         reasons = _summed_over_ranks(self.tally.counts()).get("instructions", {})
         if is_rank_zero():
             logger.info("%s", instruct_report(reasons))
@@ -104,7 +104,7 @@ def instruct_report(reasons: dict[str, int]) -> str:
     if not reasons:
         return "no instruction had to be left out of the loss"
     told = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
-    return f"records whose response alone was learned, over all ranks and epochs: {told}"
+    return f"records whose instruction was not learned, over all ranks and epochs: {told}"
 
 
 def tell(args: Any, state: Any, logs: dict[str, float], values: dict[str, float], digits: int = 4) -> None:

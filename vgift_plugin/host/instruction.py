@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
+from ..callbacks import TEMPLATES_FILE
 from ..config import Flags
 from ..errors import ConfigError, HostMismatchError, SelfTestError
-from ..methods.instruct_loss import InstructLoss, has_picture
+from ..methods.instruct_loss import MASKED, InstructLoss, has_picture
 from ..methods.layout import CHANGED, DROPPED, Unfit, whole
 from ..methods.sentences import human_texts
 from ..methods.templates import Templates, find, parse, read
@@ -118,7 +119,7 @@ def instruct_loss(
 
 
 def fits(loss: InstructLoss, records: Sequence[dict], item: Callable[[int], dict]) -> bool:
-    """Tries the first records; returns False where the template has no place for instructions.
+    """Tries the first records with an instruction; returns False where the template has no place for any.
 
     Args:
         loss: what is to be tried.
@@ -126,30 +127,34 @@ def fits(loss: InstructLoss, records: Sequence[dict], item: Callable[[int], dict
         item: gives what the host makes of the k-th.
 
     Raises:
+        ConfigError: no record has an instruction.
         SelfTestError: not one of them came out as it went in.
     """
     reasons = []
-    for k in islice((k for k, record in enumerate(records) if loss.text or has_picture(record)), TESTED):
+    for k in islice((k for k, record in enumerate(records) if _asks(record, loss.text)), TESTED):
         made, marks = item(k), list(map(whole, human_texts(records[k])))
         try:
-            mask = loss.mask(made["input_ids"], made["labels"], records[k], marks)
-            if bool(mask.any()):
+            if bool(loss.mask(made["input_ids"], made["labels"], records[k], marks).any()):
                 return True
+            reasons.append("no token that is the instruction's alone")
         except Unfit as unfit:
             reasons.append(unfit.reason)
-    if reasons and set(reasons) == {DROPPED}:
+    if not reasons:
+        raise ConfigError(f"--instruct_loss {loss.mode}: none of the base records to learn from has an instruction")
+    if set(reasons) == {DROPPED}:
         return False
-    found = ", ".join(dict.fromkeys(reasons)) or "no instruction"
-    cure = (
-        "the template does not fit the tokenizer, or the host changes the text of its records on the way"
-        if CHANGED in reasons
-        else "look at them with `vgift labels`"
-    )
+    cure = "`vgift labels --instruct_loss none` shows what LLaVA makes of them"
+    if {CHANGED, MASKED} & set(reasons):
+        cure = f"the template may not fit the tokenizer, or the host changes texts on the way; {cure}"
     raise SelfTestError(
         f"--instruct_loss {loss.mode} with tokenizer {type(loss.tokenizer).__name__} "
-        f"({getattr(loss.tokenizer, 'name_or_path', '?')}): of the first {len(reasons) or 'few'} records none can be "
-        f"supervised ({found}); {cure}"
+        f"({getattr(loss.tokenizer, 'name_or_path', '?')}): of the first {len(reasons)} records with an instruction "
+        f"none can be supervised ({', '.join(dict.fromkeys(reasons))}); {cure}"
     )
+
+
+def _asks(record: dict, text: bool) -> bool:
+    return (text or has_picture(record)) and any(map(whole, human_texts(record)))
 
 
 def _templates(flags: Flags, records: Sequence[dict]) -> Templates:
@@ -169,7 +174,11 @@ def _told(flags: Flags, total: int, seen: int, templates: Templates | None) -> s
         lines = [f"--instruct_loss {flags.instruct_loss}: instructions are learned of all {total:,} base records"]
     elif seen < total:
         lines[0] += "; the others have no picture (--instruct_loss_text True includes them)"
-    if templates is not None:
-        lines.append(f"{len(templates.entries):,} sentences are task templates and left out")
-        lines += [f"  {entry.sentence}" for entry in templates.entries[:5]]
-    return "\n".join(lines)
+    if flags.instruct_loss_weight != 1:
+        lines.append(f"each of their tokens counts {flags.instruct_loss_weight:g} times in the loss")
+    if templates is None:
+        return "\n".join(lines)
+    if not templates.entries:
+        return "\n".join([*lines, "no sentence is a task template, so nothing of them is left out, as with no_system"])
+    lines.append(f"task templates, left out: {len(templates.entries):,}, all in {TEMPLATES_FILE}; the first:")
+    return "\n".join(lines + [f"  {entry.sentence}" for entry in templates.entries[:5]])
