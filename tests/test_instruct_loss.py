@@ -292,6 +292,28 @@ def test_full_leaves_out_bos_the_picture_and_its_newline_alone(host, tokenizers)
         assert all(abs(k - place) <= 3 for k in beside)
 
 
+@pytest.mark.parametrize("name", ["llama slow", "llama fast"])
+def test_marks_around_the_picture_are_its_place(host, tokenizers, name):
+    """--mm_use_im_start_end: fast tokenizers do not list these two among their special tokens, slow ones do."""
+    tokenizer = copy.deepcopy(tokenizers[name])
+    tokenizer.add_tokens(["<im_start>", "<im_end>"], special_tokens=True)
+    record = record_of([("<image>\nIs <im_start> here?", "No.")])
+    base = base_of(host, "v1", [record])
+    base.data_args.mm_use_im_start_end = True
+    item = words_of(host, tokenizer, base, record)
+    pieces = tokenizer.convert_ids_to_tokens(item["input_ids"].clamp(0).tolist())
+    place, newline = item["input_ids"].tolist().index(-200), pieces.index("<0x0A>")
+    assert pieces[place - 1] == "<im_start>" and pieces[place + 1] == "<im_end>"
+    learned = {
+        mode: loss_of(base, tokenizer, mode)(item, record)["vgift_instruction"].tolist()
+        for mode in ("full", "no_system")
+    }
+    assert not any(learned["full"][place - 1 : newline + 1])
+    assert learned["full"][newline + 1] and learned["full"][pieces.index("<im_start>", newline)]
+    told = [piece for piece, one in zip(pieces, learned["no_system"], strict=True) if one]
+    assert "".join(told).replace("\u2581", "") == "Ishere?"
+
+
 def test_records_without_a_picture_are_learned_where_the_flag_says_so(host, tokenizers):
     tokenizer = tokenizers["llama slow"]
     base = base_of(host, "v1", TALK)
@@ -487,6 +509,35 @@ def test_plain_pretraining_has_no_instruction_to_learn(data_module, caplog, monk
     assert "--instruct_loss full is off: the template leaves the instruction out" in caplog.text
 
 
+@pytest.mark.parametrize("mode", ["full", "no_system"])
+def test_captions_before_the_first_instruction_are_no_misfit(data_module, tmp_path, records, mode):
+    """A corpus put together of captions, which ask nothing, and conversations."""
+    captions = [{**records[0], "id": f"c{k}"} for k in range(12)]
+    for caption in captions:
+        human, answer = records[0]["conversations"]
+        caption["conversations"] = [{**human, "value": IMAGE}, answer]
+    (tmp_path / "captions.json").write_text(json.dumps([*captions, records[1]]))
+    dataset = data_module(instruct_loss=mode, data_path=str(tmp_path / "captions.json"))["train_dataset"]
+    assert dataset[12]["vgift_instruction"].any()
+    (tmp_path / "captions.json").write_text(json.dumps(captions))
+    with pytest.raises(ConfigError, match=f"--instruct_loss {mode}: none of the base records .* has an instruction"):
+        data_module(instruct_loss=mode, data_path=str(tmp_path / "captions.json"))
+
+
+def test_what_is_done_is_said_in_the_log(data_module, caplog, monkeypatch):
+    import logging
+
+    monkeypatch.setattr(logging.getLogger("vgift_plugin"), "propagate", True)
+    caplog.set_level("INFO")
+    data_module(instruct_loss="no_template", instruct_loss_weight=0.5)
+    assert "of 12 of 16 base records" in caplog.text and "counts 0.5 times in the loss" in caplog.text
+    assert "no sentence is a task template, so nothing of them is left out" in caplog.text
+    caplog.clear()
+    data_module(instruct_loss="no_template", instruct_template_count=1)
+    assert "times in the loss" not in caplog.text
+    assert "task templates, left out: 16, all in vgift_templates.json; the first:\n  What does" in caplog.text
+
+
 def test_what_can_never_be_learned_is_told_before_the_first_step(data_module, attached, tmp_path, records, monkeypatch):
     (tmp_path / "text.json").write_text(json.dumps([record for record in records if "image" not in record]))
     with pytest.raises(ConfigError, match=r"none of the 4 base records has a picture.*--instruct_loss_text True"):
@@ -613,6 +664,51 @@ def test_weighted_tokens_are_counted_as_often(tiny_llava, data_module, weight):
     finally:
         inside.detach()
         tiny_llava.eval()
+
+
+def test_instructions_alone_weigh_nothing_with_weight_zero(tiny_llava, data_module):
+    """A batch whose every response was cut off."""
+    from vgift_plugin.host.inside import Inside
+    from vgift_plugin.methods.response_loss import ResponseLoss
+
+    made = data_module(instruct_loss="full")
+    batch = made["data_collator"]([made["train_dataset"][k] for k in (0, 1)])
+    batch["labels"] = torch.where(batch["vgift_instruction"], batch["labels"], IGNORE)
+    inside = Inside([ResponseLoss(0.0)])
+    inside.attach(tiny_llava.train())
+    try:
+        loss = tiny_llava(**batch).loss
+        assert float(loss.detach()) == 0
+        assert not torch.autograd.grad(loss, tiny_llava.lm_head.weight)[0].any()
+    finally:
+        inside.detach()
+        tiny_llava.eval()
+
+
+def test_a_loss_that_cannot_be_weighed_is_told(tiny_llava, data_module):
+    from vgift_plugin.host.inside import Inside
+    from vgift_plugin.methods.response_loss import ResponseLoss
+
+    class Fused:
+        def forward(self, module, args, kwargs, output):
+            output.logits = None
+            return type(output)(loss=output.loss)
+
+    made = data_module(instruct_loss="full")
+    batch = made["data_collator"]([made["train_dataset"][k] for k in (0, 1)])
+    for weight, message in ((1.0, None), (0.5, "--instruct_loss_weight 0.5: LlavaLlamaForCausalLM returns no loss")):
+        apart = ResponseLoss(weight)
+        inside = Inside([apart, Fused()])
+        inside.attach(tiny_llava.train())
+        try:
+            if message is None:
+                assert math.isfinite(float(tiny_llava(**batch).loss.detach())) and apart.take() == {}
+            else:
+                with pytest.raises(HostMismatchError, match=message):
+                    tiny_llava(**batch)
+        finally:
+            inside.detach()
+            tiny_llava.eval()
 
 
 def test_two_ranks_share_the_templates_and_log_the_losses_apart(tmp_path, train_flags, records):

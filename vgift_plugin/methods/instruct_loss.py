@@ -86,7 +86,9 @@ class InstructLoss:
         self.tally = Tally()
         self.pieces = Pieces(self.tokenizer)
         self.layouts = Layouts(self.speak, self.pieces)
-        self._special = np.array(sorted(self.tokenizer.all_special_ids), np.int64)
+        added = getattr(self.tokenizer, "added_tokens_decoder", {})  # fast tokenizers list only some of them as special
+        marked = {id for id, token in added.items() if getattr(token, "special", False)}
+        self._special = np.array(sorted(marked.union(self.tokenizer.all_special_ids)), np.int64)
         self._never = np.array(
             [id for id in (self.tokenizer.bos_token_id, self.tokenizer.pad_token_id) if id is not None], np.int64
         )
@@ -158,12 +160,18 @@ class InstructLoss:
         return covered(text, tokens, places) & ~np.isin(ids, self._special)
 
     def _all(self, ids: list[int]) -> np.ndarray:
-        """Returns all tokens but BOS, padding, the picture's place and the white space beside it."""
+        """Returns all tokens but BOS, padding, the picture's place and the white space beside it.
+
+        Its place begins and ends with the pair of special tokens around it, where there is one (`<im_start>`).
+        """
         text, tokens = self.pieces.read(ids)
         chosen = (np.array(ids) >= 0) & ~np.isin(ids, self._never)
+        special = np.isin(ids, self._special)
         for picture in (k for k, id in enumerate(ids) if id < 0):
+            reach = int(0 < picture < len(ids) - 1 and special[picture - 1] and special[picture + 1])
+            chosen[picture - reach : picture + reach + 1] = False
             for step in (-1, 1):
-                k = picture + step
+                k = picture + step * (1 + reach)
                 while 0 <= k < len(ids) and ids[k] >= 0 and text[slice(*tokens[k])].isspace():
                     chosen[k] = False
                     k += step

@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from ..callbacks import summed
+from ..errors import HostMismatchError
 from ..mixing import PassesOn
 from . import IGNORE_INDEX
 from .instruct_loss import INSTRUCTION
@@ -91,10 +92,21 @@ class ResponseLoss:
         return prepared._replace(labels=labels)
 
     def forward(self, module: Any, args: tuple, kwargs: dict, output: Any) -> None:
-        """Sums up over the tokens of this forward, in training alone, and weighs them."""
+        """Sums up over the tokens of this forward, in training alone, and weighs them.
+
+        Raises:
+            HostMismatchError: they are to be weighed, and the model does not tell their scores.
+        """
         stretched, self._given, self._stretched = self._stretched, None, None
         logits = getattr(output, "logits", None)
-        if not module.training or stretched is None or logits is None or output.loss is None:
+        if not module.training or stretched is None:
+            return
+        if logits is None or output.loss is None:
+            if self.weight != 1:
+                raise HostMismatchError(
+                    f"--instruct_loss_weight {self.weight:g}: {type(module).__name__} returns no loss with the "
+                    "scores of all tokens beside it (a fused loss?), so they cannot be weighed; train with weight 1"
+                )
             return
         labels, instruction = (one[:, 1:].to(logits.device) for one in stretched)
         rows, columns = ((labels != IGNORE_INDEX) & ~instruction).nonzero(as_tuple=True)
@@ -108,8 +120,8 @@ class ResponseLoss:
             )
             # The model's loss is one mean over all of them: what responses leave of it is the instructions'.
             rest = output.loss * (responses + instructions) - response
-            if self.weight != 1 and responses + self.weight * instructions:
-                output.loss = (response + self.weight * rest) / (responses + self.weight * instructions)
+            if self.weight != 1:  # of instructions alone, with weight 0, nothing is learned
+                output.loss = (response + self.weight * rest) / (responses + self.weight * instructions or 1)
         counts = response.new_tensor([responses, instructions])
         sums = torch.stack([response.detach(), counts[0], rest.detach(), counts[1]]).double()
         self._sums = sums if self._sums is None else self._sums + sums
