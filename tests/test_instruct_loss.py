@@ -378,6 +378,20 @@ def test_what_cannot_be_learned_is_counted_and_stays_as_it_was(host, tokenizers)
     }
 
 
+@pytest.mark.parametrize("mode", ["full", "no_system", "no_template"])
+def test_an_instruction_before_its_picture_is_not_learned(host, tokenizers, mode):
+    """LLaVA puts the picture first in its turn, yet not in the first turn."""
+    tokenizer = tokenizers["llama slow"]
+    late = record_of([("What comes now?", "A picture."), ("<image>\nWhich one?", "This.")])
+    first = record_of([("What comes now?\n<image>", "A picture."), ("Which one?", "This.")])
+    base = base_of(host, "v1", [late, first])
+    loss = loss_of(base, tokenizer, mode)
+    item = words_of(host, tokenizer, base, late)
+    assert (item["labels"] != IGNORE).any() and loss(item, late) is item
+    assert loss.tally.counts() == {"instructions": {"no picture before the instruction": 1}}
+    assert loss(words_of(host, tokenizer, base, first), first)["vgift_instruction"].any()
+
+
 def test_pieces_of_a_character_and_of_a_picture(tokenizers):
     from vgift_plugin.methods.pieces import Pieces
 
