@@ -193,6 +193,26 @@ def test_any_number_of_tokens_per_picture(trained):
         del trained.model.image_newline
 
 
+def test_positions_that_the_host_skips_already(trained):
+    """LLaVA-NeXT's --use_pos_skipping: one row of positions, with gaps of its own, for the whole batch."""
+    import torch
+
+    class Skip:
+        def after(self, prepared, given):
+            positions = torch.arange(prepared.labels.shape[1])[None]
+            return prepared._replace(position_ids=positions + 7 * (positions > 3))
+
+    inside, spy = attached(trained, 0.75)
+    inside.steps.append(Skip())
+    try:
+        trained(**batch_of((1, 1)))
+    finally:
+        inside.detach()
+    for row in range(2):
+        stay = spy.prepared.position_ids[row][spy.prepared.attention_mask[row]]
+        assert (stay.diff() > 0).all() and len(stay) == stay.max() + 1 - 7 - (PATCHES - 1)
+
+
 def test_evaluation_and_generation_never_drop(trained):
     import torch
 
@@ -306,6 +326,8 @@ def test_wrong_flags_come_in_one_message():
     for ratio in (1.0, -0.1, math.nan):
         with pytest.raises(ConfigError, match="must be 0 or more and below 1"):
             Flags(visual_token_drop=ratio).resolve()
+    with pytest.raises(ConfigError, match="--visual_token_drop_prob needs --visual_token_drop"):
+        Flags(visual_token_drop_prob=0.25).resolve()
     with pytest.raises(ConfigError, match="no --vision_tower"):
         from vgift_plugin.host.training import with_methods
 

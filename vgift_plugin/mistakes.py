@@ -97,6 +97,8 @@ def _tokens(flags: Any) -> list[str]:
         mistakes.append(
             f"--visual_token_drop_prob {flags.visual_token_drop_prob:g}: must be 0 to 1, the chance of a sample"
         )
+    if flags.visual_token_drop == 0 and "visual_token_drop_prob" in flags.changed():
+        mistakes.append("--visual_token_drop_prob needs --visual_token_drop, the share to drop; 0.75 in the paper")
     return mistakes
 
 

@@ -92,6 +92,7 @@ class DropTokens:
         positions = prepared.position_ids
         if positions is None:
             positions = (valid.long().cumsum(1) - 1).clamp(min=0)
+        positions = positions.expand(valid.shape)  # LLaVA-NeXT's --use_pos_skipping gives one row for all
         self._longest = max(self._longest, int(positions.max()) + 1)
         filled = places if found is None else found
         embeds, filled, valid, positions = shorten(keep, prepared.inputs_embeds, filled, valid, positions, self._left)
