@@ -77,10 +77,10 @@ def features_of(folder, dtype=None):
         return tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
 
 
-def export(checkpoint, out):
+def export(checkpoint, out, *more):
     """Runs `vgift export-tower`, without the start of another Python; returns its exit status and what it prints."""
     with redirect_stdout(io.StringIO()) as said, redirect_stderr(said):
-        status = main(["export-tower", str(checkpoint), "-o", str(out)])
+        status = main(["export-tower", str(checkpoint), "-o", str(out), *map(str, more)])
     return status, said.getvalue()
 
 
@@ -164,6 +164,53 @@ def test_lora_on_two_processes_saves_the_tower_beside_the_adapter(tmp_path, part
     assert status == 2 and "not into checkpoint-N" in said
 
 
+def test_adapters_on_a_base_whose_tower_was_trained(tmp_path, parts, train_flags):
+    """Such a base brings its tower before peft looks for layers, so that adapters get into it."""
+    import torch
+
+    base, out, frozen = tmp_path / "llava-base", tmp_path / "llava-lora", tmp_path / "llava-frozen"
+    train(base, parts, train_flags, FLAGS)
+    again = {"model_name_or_path": base, "lora_enable": True, "save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+    told = train(out, parts, train_flags, FLAGS, **again)
+    assert "without the 9 adapters that peft had put into the vision tower" in told
+    assert export(out, tmp_path / "tower")[0] == 0 and export(base, tmp_path / "before")[0] == 0
+    assert torch.equal(features_of(tmp_path / "tower", torch.float16), reloaded(out, base=base)["features"])
+    assert (features_of(tmp_path / "tower") - features_of(tmp_path / "before")).abs().max() > 1e-2
+    status, said = export(out / "checkpoint-1", tmp_path / "early", "--model-base", base)
+    assert status == 2 and "not into checkpoint-N" in said  # the base's tower is not this run's
+
+    told = train(frozen, parts, train_flags, {"visual_token_drop": 0.5}, **again)
+    assert "the vision tower stays frozen" in told
+    status, said = export(frozen, tmp_path / "same")
+    assert status == 2 and "in an earlier run, whose output folder is --model-base" in said
+    assert export(frozen, tmp_path / "same", "--model-base", base)[0] == 0
+    assert torch.equal(features_of(tmp_path / "same"), features_of(tmp_path / "before"))
+    card = (tmp_path / "same" / "README.md").read_text()
+    assert "`llava-base/model.safetensors`" in card and "`--visual_token_drop 0.75`" in card  # of the run that made it
+
+
+def test_a_checkpoint_that_is_not_whole_is_named(tmp_path):
+    weights = "model.vision_tower.vision_tower.vision_model.post_layernorm.bias"
+    for name, content, told in [
+        ("model.safetensors", b"\x08\0\0\0", "model.safetensors: cannot be read"),
+        ("pytorch_model.bin", b"PK\x03\x04", "pytorch_model.bin: cannot be read"),
+        (
+            "model.safetensors.index.json",
+            json.dumps({"weight_map": {weights: "part1.safetensors"}}).encode(),
+            "part1.safetensors: cannot be read: No such file",
+        ),
+        ("model.safetensors.index.json", b"{", "model.safetensors.index.json: is no JSON"),
+        ("config.json", b"{", "config.json: is no JSON"),
+    ]:
+        folder = tmp_path / told.split(":")[0] / str(len(content))
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps({"mm_vision_tower": "openai/clip-vit-large-patch14-336"}))
+        (folder / name).write_bytes(content)
+        status, said = export(folder, tmp_path / "out")
+        assert status == 2 and told in said and "copied to the end?" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_frozen_tower_is_named_and_not_exported(tmp_path, parts, train_flags):
     """Upstream saves the frozen tower with a full model, and none with adapters: neither is worth taking out."""
     full, lora = tmp_path / "full", tmp_path / "lora"
@@ -171,6 +218,10 @@ def test_a_frozen_tower_is_named_and_not_exported(tmp_path, parts, train_flags):
     assert json.loads((full / "config.json").read_text())["vgift_plugin"]["visual_token_drop_prob"] == 0.25
     status, said = export(full, tmp_path / "out")
     assert status == 2 and "the original one" in said and "unchanged" in said
+    settings = json.loads((full / "config.json").read_text())
+    (full / "config.json").write_text(json.dumps({**settings, "unfreeze_mm_vision_tower": True}))
+    status, said = export(full, tmp_path / "out")
+    assert status == 2 and "steps too few or too small" in said and "was frozen" not in said
     lora.mkdir()
     (lora / "config.json").write_text(json.dumps({"mm_vision_tower": "openai/clip-vit-large-patch14-336"}))
     status, said = export(lora, tmp_path / "out")
@@ -195,9 +246,10 @@ def loss_of(model, dtype=None):
 def test_gradients_reach_the_patch_embedding_with_the_flag_and_not_without(parts):
     import torch
 
-    from vgift_plugin.host.tower import TuneTower
+    from vgift_plugin.host.tower import TuneTower, stays_frozen
 
     model = build_llava(*parts).train()
+    assert stays_frozen(model)
     tower = model.get_vision_tower()
     patches = tower.vision_tower.vision_model.embeddings.patch_embedding.weight
     loss_of(model).backward()
@@ -205,7 +257,7 @@ def test_gradients_reach_the_patch_embedding_with_the_flag_and_not_without(parts
     tower.half()
     callback = TuneTower()
     callback.on_init_end(ARGS, None, None, model=model)
-    assert tower.dtype == torch.float32 and "forward" in vars(tower)
+    assert tower.dtype == torch.float32 and "forward" in vars(tower) and not stays_frozen(model)
     loss_of(model).backward()
     assert patches.grad.abs().max() > 0
     trained = {name for name, p in tower.named_parameters() if p.requires_grad}
@@ -231,6 +283,33 @@ def test_runs_that_would_lose_the_tower_are_refused(parts):
     assert not any(p.requires_grad for p in model.get_vision_tower().parameters())
     with pytest.raises(HostMismatchError):
         TuneTower().on_init_end(ARGS, None, None, model=torch.nn.Linear(1, 1))
+    for parts_tuned in ("mm_mlp_adapter", "mm_vision_resampler"):  # LLaVA-NeXT's, which then saves that one alone
+        args = SimpleNamespace(**vars(ARGS), mm_tunable_parts=parts_tuned)
+        with pytest.raises(ConfigError, match=f"with --mm_tunable_parts {parts_tuned} LLaVA saves that alone"):
+            TuneTower().on_init_end(args, None, None, model=build_llava(*parts))
+    args = SimpleNamespace(**vars(ARGS), mm_tunable_parts="mm_mlp_adapter,mm_language_model")
+    TuneTower().on_init_end(args, None, None, model=build_llava(*parts))
+
+
+def test_an_adapter_that_is_the_layer_itself_goes_too(parts):
+    """As up to peft 0.5, where LoRA's Linear is a torch.nn.Linear with more in it."""
+    import torch
+
+    from vgift_plugin.host.tower import TuneTower
+
+    class Adapter(torch.nn.Linear):
+        def __init__(self, *sizes):
+            super().__init__(*sizes)
+            self.lora_A = torch.nn.ParameterDict({"default": torch.nn.Parameter(torch.zeros(1))})
+
+    model = build_llava(*parts)
+    layer = model.get_vision_tower().vision_tower.vision_model.encoder.layers[0].self_attn
+    names, weight, bias = set(model.state_dict()), layer.k_proj.weight, layer.k_proj.bias
+    layer.k_proj = Adapter(32, 32)
+    layer.k_proj.weight, layer.k_proj.bias = weight, bias
+    TuneTower().on_init_end(ARGS, None, None, model=model)
+    assert type(layer.k_proj) is torch.nn.Linear and set(model.state_dict()) == names
+    assert layer.k_proj.weight is weight and layer.k_proj.bias is bias and weight.requires_grad
 
 
 ZERO3 = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import pickle
 import re
 import string
 import zipfile
@@ -41,7 +42,7 @@ A `CLIPVisionModel`, taken by `vgift export-tower` ($version) out of a LLaVA che
 | training | $flags |
 | weights | $dtype, $image_px px, patches of $patch_px px |
 | LLaVA reads | layer $layer (`$feature`) |
-| as in the original, to the bit | $unchanged |
+| as in the original, or that in 16 bits | $unchanged |
 
 Blocks after the layer that LLaVA reads get no gradient: use the features of that layer, or train the rest first.
 
@@ -65,7 +66,7 @@ def export_tower(checkpoint: str, output: str, model_base: str | None = None, vi
     Args:
         checkpoint: folder that LLaVA's training or its merge_lora_weights.py wrote: full, LoRA, or DeepSpeed's own.
         output: a new folder.
-        model_base: for LoRA, the model it was trained from; asked for the tower where the adapter's folder has none.
+        model_base: for LoRA, the model it was trained from; asked for the tower where it stayed frozen.
         vision_tower: where the original tower lies; by default what the checkpoint's config says.
 
     Returns:
@@ -82,7 +83,8 @@ def export_tower(checkpoint: str, output: str, model_base: str | None = None, vi
     original = vision_tower or settings.get("mm_vision_tower")
     if not original:
         raise ConfigError(f"{checkpoint}/config.json names no mm_vision_tower: this is no checkpoint of a LLaVA")
-    tensors, files = _first_with_tower([checkpoint, *([model_base] if model_base else [])], original, settings)
+    tensors, files, source = _first_with_tower(checkpoint, model_base, original, settings)
+    settings = _settings(source)  # of the run that made these weights: its flags are on the card
     try:
         tower = CLIPVisionModel.from_pretrained(original)
         processor = CLIPImageProcessor.from_pretrained(original)
@@ -100,9 +102,11 @@ def export_tower(checkpoint: str, output: str, model_base: str | None = None, vi
         raise ConfigError(f"{original} is not the tower {checkpoint} was trained from: {strange[0]} does not fit")
     same = [name for name in before if name not in tensors or _equal(tensors[name], before[name])]
     if len(same) == len(before):
+        why = "it was frozen while training (--tune_vision_tower trains it)"
+        if settings.get(LOADS):
+            why = "it was trained, by steps too few or too small to change a weight"
         raise ConfigError(
-            f"{checkpoint}: its vision tower is the original one, {original}, unchanged: it was frozen while training "
-            "(--tune_vision_tower trains it). Use that one."
+            f"{checkpoint}: its vision tower is the original one, {original}, unchanged: {why}. Use that one."
         )
     tower.to(next(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()))
     tower.load_state_dict(tensors, strict=False)  # what a checkpoint leaves out was frozen: the original's
@@ -138,22 +142,36 @@ def _settings(checkpoint: str) -> dict[str, Any]:
         raise ConfigError(f"{checkpoint}: there is no such folder")
     for folder in (Path(checkpoint), Path(checkpoint).parent):  # a checkpoint-N of a LoRA run has none of its own
         if (folder / "config.json").is_file():
-            return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            return _json(folder / "config.json")
     raise ConfigError(f"{checkpoint}: there is no config.json in it, so it is no checkpoint of a LLaVA")
 
 
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as err:
+        raise ConfigError(f"{path}: is no JSON: {err}. Was it written or copied to the end?") from err
+
+
 def _first_with_tower(
-    folders: list[str], original: str, settings: dict[str, Any]
-) -> tuple[dict[str, Tensor], list[str]]:
-    for folder in folders:
+    checkpoint: str, model_base: str | None, original: str, settings: dict[str, Any]
+) -> tuple[dict[str, Tensor], list[str], str]:
+    """Returns the tower, the files it lies in and the folder of these files: the checkpoint's, else its base's."""
+    for folder in filter(None, (checkpoint, model_base)):
         tensors, files = tower_tensors(Path(folder))
         if tensors:
-            return tensors, [str(Path(folder).resolve().name + "/" + file) for file in files]
-    none = f"{' and '.join(folders)}: there are no weights of a vision tower in it"
+            return tensors, [str(Path(folder).resolve().name + "/" + file) for file in files], folder
+        if (Path(folder) / "adapter_config.json").is_file() and not (Path(folder) / NON_LORA).is_file():
+            raise ConfigError(  # its base's tower may be another one
+                f"{folder}: there are no weights of a vision tower in it: of a LoRA run LLaVA writes what was trained "
+                f"beside the adapter when training ends ({NON_LORA}), not into checkpoint-N. Name the run's output "
+                "folder"
+            )
+    none = f"{' and '.join(filter(None, (checkpoint, model_base)))}: there are no weights of a vision tower in it"
     if settings.get(LOADS):
         raise ConfigError(
-            f"{none}, though its config says that the tower was trained: of a LoRA run LLaVA writes it when training "
-            f"ends ({NON_LORA}), not into checkpoint-N. Name the run's output folder, or the tower's --model-base"
+            f"{none}, though its config says that the tower was trained: in an earlier run, whose output folder is "
+            "--model-base"
         )
     raise ConfigError(
         f"{none}, as LLaVA leaves it where the tower is frozen: the tower is the original one, {original}"
@@ -167,13 +185,22 @@ def tower_tensors(folder: Path) -> tuple[dict[str, Tensor], list[str]]:
     to put the whole model together.
 
     Raises:
-        ConfigError: there is only DeepSpeed's own checkpoint and no DeepSpeed to read it.
+        ConfigError: a file is missing or broken; or there is only DeepSpeed's own checkpoint and no DeepSpeed to read
+            it.
     """
+    from safetensors import SafetensorError
+
     found: dict[str, Tensor] = {}
     files: list[str] = []
     for name in _weight_files(folder):
         before = len(found)
-        found |= dict(_safe(folder / name) if name.endswith(".safetensors") else _torch(folder / name))
+        try:
+            found |= dict(_safe(folder / name) if name.endswith(".safetensors") else _torch(folder / name))
+        except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as err:
+            raise ConfigError(
+                f"{folder / name}: cannot be read: {(str(err) or type(err).__name__).splitlines()[0]}. Was it written "
+                "or copied to the end?"
+            ) from err
         files += [name] * (len(found) > before)
     if not found and any(folder.glob("global_step*")):
         found, files = dict(_of_deepspeed(folder)), ["global_step*"]
@@ -186,7 +213,7 @@ def _weight_files(folder: Path) -> list[str]:
     for one in (SAFE, BIN):
         index = folder / f"{one}.index.json"
         if index.is_file():
-            places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            places = _json(index)["weight_map"]
             files += sorted({file for name, file in places.items() if OWN.search(name)})
         elif (folder / one).is_file():
             files.append(one)

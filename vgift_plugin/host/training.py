@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from . import agreement
 from .dropping import DropTokens
 from .inside import find_host, with_step
-from .tower import TuneTower
+from .tower import TuneTower, stays_frozen
 
 logger = logging.getLogger(__name__)
 NOTE = "vgift_plugin"  # the key of the model's config.json
@@ -39,15 +39,12 @@ def with_methods(data_module: dict, flags: Flags, data_args: Any, compared: bool
         )
     if not compared:
         agreement.compare(agreement.inside_facts(flags))
-    callbacks: list[TrainerCallback] = [Note(flags)]
-    if flags.tune_vision_tower:
-        callbacks.append(TuneTower())
+    callbacks: list[TrainerCallback] = [TuneTower()] if flags.tune_vision_tower else []
+    callbacks.append(Note(flags))
     if flags.drops_tokens:
         data_module = with_step(data_module, DropTokens(flags.visual_token_drop, flags.visual_token_drop_prob))
         chance = "" if flags.visual_token_drop_prob == 1 else f" of {flags.visual_token_drop_prob:.4g} of the samples"
         logger.info("training drops %.4g of the visual tokens%s", flags.visual_token_drop, chance)
-        if not flags.tune_vision_tower:
-            logger.info("the vision tower stays frozen: dropping reaches projector and language model alone")
     return {**data_module, "callbacks": [*data_module.get("callbacks", ()), *callbacks]}
 
 
@@ -58,5 +55,8 @@ class Note(TrainerCallback):
         self.noted = flags.changed()
 
     def on_init_end(self, args, state, control, model=None, **kwargs):
-        """Writes the flags under `vgift_plugin`."""
-        setattr(find_host(model).config, NOTE, {"version": __version__, **self.noted})
+        """Writes the flags under `vgift_plugin`; says so where the tower learns nothing from them."""
+        host = find_host(model)
+        setattr(host.config, NOTE, {"version": __version__, **self.noted})
+        if stays_frozen(host):
+            logger.info("the vision tower stays frozen: dropping reaches projector and language model alone")
