@@ -1,6 +1,7 @@
 """What a tower's features tell apart is measured as said: halves apart, the same twice, with intervals."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -84,12 +85,22 @@ def test_a_page_a_table_and_the_rows(tmp_path, classes, tiny):
 
 @pytest.mark.host
 def test_mistakes_are_named_and_nothing_is_written(tmp_path, classes, tiny):
+    import torch
+    from safetensors.torch import save_file
+
     tower, out = str(tiny[1]), str(tmp_path / "p.html")
     broken = tmp_path / "broken"
     for name in ("a", "b"):
         (broken / name).mkdir(parents=True)
         for k in range(4):
             (broken / name / f"{k}.png").write_text("no picture")
+    converted = tmp_path / "converted"  # a whole LLaVA as transformers has it, of which CLIP's loader fits nothing
+    converted.mkdir()
+    settings = {"architectures": ["LlavaForConditionalGeneration"], "model_type": "llava", "hidden_size": 32}
+    settings |= {"intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28}
+    (converted / "config.json").write_text(json.dumps(settings))
+    shutil.copy(tiny[1] / "preprocessor_config.json", converted)
+    save_file({"vision_tower.weight": torch.zeros(1)}, converted / "model.safetensors", {"format": "pt"})
     few = tmp_path / "few"
     for name in ("a", "b"):
         (few / name).mkdir(parents=True)
@@ -102,6 +113,7 @@ def test_mistakes_are_named_and_nothing_is_written(tmp_path, classes, tiny):
         ([tower], broken, {}, r"0\.png|[123]\.png: unreadable; take it out"),
         ([tower, tower], classes, {}, "is the same tower"),
         ([str(tmp_path)], classes, {}, "cannot be read as a CLIP vision tower"),
+        ([str(converted)], classes, {}, "is no CLIP vision tower: it has no weights vision_model"),
         ([tower], classes, {"layer": -3}, "has layers -2 to 1"),
         ([tower], classes, {"n": 2}, "at least 4"),
     ]:

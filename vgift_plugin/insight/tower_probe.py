@@ -95,10 +95,13 @@ class Tower:
         from transformers import CLIPImageProcessor, CLIPVisionModel
 
         try:
-            self.model = CLIPVisionModel.from_pretrained(name).float().eval()
+            model, told = CLIPVisionModel.from_pretrained(name, output_loading_info=True)
             self.processor = CLIPImageProcessor.from_pretrained(name)
-        except (OSError, ValueError) as err:
+        except (OSError, ValueError, RuntimeError) as err:
             raise ConfigError(f"{name}: cannot be read as a CLIP vision tower: {str(err).splitlines()[0]}") from err
+        if missing := told["missing_keys"]:  # transformers warns, and leaves them random
+            raise ConfigError(f"{name}: is no CLIP vision tower: it has no weights {sorted(missing)[0]}")
+        self.model = model.float().eval()
         states = self.model.config.num_hidden_layers + 1
         if not -states <= layer < states:
             raise ConfigError(f"--layer {layer}: {name} has layers {-states} to {states - 1}")
