@@ -52,7 +52,7 @@ def draw(rng: np.random.Generator, color: str) -> Image.Image:
 
 
 def make_data(folder: Path, train: int, probe: int) -> None:
-    """Draws LLaVA records with pictures to train on, and a folder of pictures for each shape to probe with."""
+    """Draws LLaVA records with pictures to train on, and a folder of pictures for each colour to probe with."""
     rng = np.random.default_rng(0)
     (folder / "train").mkdir(parents=True)
     records = []
@@ -92,6 +92,7 @@ def train_tower(folder: Path, parts: tuple[Path, Path], ratio: float, seed: int,
         "warmup_ratio": 0.1,
         "lr_scheduler_type": "cosine",
         "save_strategy": "no",
+        "logging_first_step": True,
         "logging_steps": 20,
         "model_max_length": 2048,
         "lazy_preprocess": True,
@@ -103,10 +104,10 @@ def train_tower(folder: Path, parts: tuple[Path, Path], ratio: float, seed: int,
     }
     sys.argv = ["train", *(part for name, value in flags.items() for part in (f"--{name}", str(value)))]
     torch.manual_seed(seed)
-    with contextlib.redirect_stdout(io.StringIO()) as said:
+    with contextlib.redirect_stdout(io.StringIO()):
         train()
-    losses = [line.split(",")[0].removeprefix("{'loss': ") for line in said.getvalue().splitlines() if "'loss'" in line]
-    print(f"seed {seed}, drop {ratio:g}: loss {losses[0]} to {losses[-1]}", flush=True)
+    losses = [told["loss"] for told in json.loads((out / "trainer_state.json").read_text())["log_history"][:-1]]
+    print(f"seed {seed}, drop {ratio:g}: loss {losses[0]:g} to {losses[-1]:g}", flush=True)
     export_tower(str(out), str(out / "tower"))
     return out / "tower"
 
@@ -123,8 +124,9 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=960, help="to train on")
     parser.add_argument("--probe", type=int, default=40, help="pictures of each colour to probe with")
     parser.add_argument("--epochs", type=float, default=3)
-    parser.add_argument("--ratios", type=float, nargs="+", default=RATIOS)
+    parser.add_argument("--ratios", type=float, nargs="+", default=RATIOS, help="0 is always among them")
     args = parser.parse_args()
+    args.ratios = sorted({0.0, *args.ratios})
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     vgift_plugin.attach()
