@@ -6,11 +6,11 @@ import shutil
 import numpy as np
 import pytest
 from conftest import VGIFT, call, demo_module
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vgift_plugin.errors import ConfigError
 from vgift_plugin.insight.corruptions import CORRUPTIONS
-from vgift_plugin.insight.tower_probe import MEAN, probe, split
+from vgift_plugin.insight.tower_probe import MEAN, Split, Tower, examine, features, probe, split
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,54 @@ def test_the_split_is_stratified_and_apart(classes):
     assert split(str(classes), 10) == pictures
     fewer = split(str(classes), 8)  # a picture taken away moves none of those before it
     assert {path for path, _ in fewer.train} <= {path for path, _ in pictures.train}
+
+
+@pytest.mark.host
+def test_features_are_the_mean_patch_of_that_layer_of_each_corrupted_picture(classes, tiny):
+    import torch
+    from transformers import CLIPImageProcessor, CLIPVisionModel
+
+    pictures = split(str(classes), 8)
+    train, test = features(Tower(str(tiny[1]), -2, 5), pictures, "tower")
+    assert train.shape == (len(pictures.train), 32) and test.shape == (1 + 12, len(pictures.test), 32)
+    model, processor = CLIPVisionModel.from_pretrained(tiny[1]), CLIPImageProcessor.from_pretrained(tiny[1])
+
+    def of(picture):
+        with torch.no_grad():
+            states = model(processor(picture, return_tensors="pt").pixel_values, output_hidden_states=True)
+        return states.hidden_states[-2][0, 1:].mean(0).numpy()
+
+    def square(path):
+        return ImageOps.fit(Image.open(classes / path), (28, 28), Image.Resampling.BICUBIC)
+
+    assert np.allclose(train[2], of(square(pictures.train[2][0])), atol=1e-5)
+    path = pictures.test[3][0]
+    for k, picture in enumerate([square(path), *(one(square(path), path) for one in CORRUPTIONS)]):
+        assert np.allclose(test[k, 3], of(picture), atol=1e-5)
+    assert len({str(some[3].round(4)) for some in test}) == 1 + 12
+
+
+def test_accuracies_are_those_of_a_linear_probe_and_of_the_nearest_five():
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    rng = np.random.default_rng(0)
+    known, truth = np.arange(40) % 3, np.arange(60) % 3
+    pictures = Split("x", ("a", "b", "c"), [("", int(k)) for k in known], [("", int(k)) for k in truth])
+    scales = np.array([1, 100, 0.01, 1, 5, 0.1])  # which a linear probe without standardising would feel
+    train = (rng.normal(0, 1, (40, 6)) + np.eye(6)[known]) * scales
+    test = np.stack([(rng.normal(0, 1, (60, 6)) + np.eye(6)[truth] * (2 - k / 6)) * scales for k in range(13)])
+    rows = examine("tower", train, test, pictures)
+    middle, spread = train.mean(0), train.std(0)
+    solver = linear_model.LogisticRegression(max_iter=2000).fit((train - middle) / spread, known)
+    lengths = np.linalg.norm(train, axis=1)
+    linear, near = [], []
+    for some in test:
+        linear.append(np.mean(solver.predict((some - middle) / spread) == truth))
+        cosine = some @ train.T / lengths / np.linalg.norm(some, axis=1)[:, None]
+        votes = [np.bincount(known[np.argsort(-row)[:5]], minlength=3).argmax() for row in cosine]
+        near.append(np.mean(np.array(votes) == truth))
+    assert np.allclose([row.linear for row in rows], [*linear, np.mean(linear[1:])])
+    assert np.allclose([row.knn for row in rows], [*near, np.mean(near[1:])])
+    assert len(set(linear)) > 5 and linear[0] > linear[-1]
 
 
 @pytest.mark.host
