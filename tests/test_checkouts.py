@@ -8,7 +8,8 @@ They are skipped where the variable that names the checkout is not set:
     VGIFT_TINYLLAVA      TinyLLaVA/TinyLLaVA_Factory
 
 VGIFT_LLAVA_NEXT_PYTHON and its likes name the interpreter, by default this one; it needs what the plugin needs, not the
-plugin itself.
+plugin itself. V-GIFT's fork and LLaVA-NeXT want more than LLaVA does (wandb, timm with torchvision; decord, av, tyro,
+rich) and hide some of their models where that is missing.
 """
 
 import json

@@ -193,13 +193,10 @@ class Color(Task):
         )
 
     def grade(self, reply: str, response: str) -> float:
-        """Returns the share of letters that have their right number: 1 for all, 0 for a reply of another form."""
-        form = re.compile(r"([A-Z]-\d)(, ?[A-Z]-\d)*")
-        pairs = re.split(r", ?", tidy(reply)) if form.fullmatch(tidy(reply)) else []
-        truth = response.split(", ")
-        if [pair[0] for pair in pairs] != [pair[0] for pair in truth]:
-            return 0.0
-        return sum(pair == true for pair, true in zip(pairs, truth, strict=True)) / len(truth)
+        """Returns the share of points that are right, pair by pair in the order asked for; 0 where there are not as
+        many pairs as points. `A-2, B-1, x` earns 2/3 where `A-2, B-1, C-3` is right."""
+        pairs, truth = (re.split(r", ?", text) for text in (tidy(reply), response))
+        return sum(map(str.__eq__, pairs, truth)) / len(truth) if len(pairs) == len(truth) else 0.0
 
     @property
     def chance(self) -> float:
