@@ -6,7 +6,7 @@ from PIL import Image
 
 from vgift_plugin.drawing import test_card as card
 from vgift_plugin.errors import ConfigError, UnsuitableImage
-from vgift_plugin.sources import from_folder, from_records, open_photo
+from vgift_plugin.sources import from_folder, from_records, open_photo, read_records
 
 EXIF_ORIENTATION = 0x0112
 # How the stored pixels of each orientation follow from the upright picture (EXIF 2.32, 4.6.4).
@@ -185,3 +185,12 @@ def test_jpeg_is_decoded_no_larger_than_needed(tmp_path, longest_px, size):
     assert open_photo(str(path), upright=False, longest_px=longest_px).size == size
     card((640, 480)).save(tmp_path / "a.png")
     assert open_photo(str(tmp_path / "a.png"), longest_px=longest_px).size == (640, 480)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [("{}", "is not a list of LLaVA records"), ("[1]", "is not a list"), ("[]", "holds no record")]
+)
+def test_what_is_no_list_of_records_is_told(tmp_path, text, told):
+    (tmp_path / "mix.json").write_text(text)
+    with pytest.raises(ConfigError, match=f"--data_path .*mix.json: {told}"):
+        read_records(str(tmp_path / "mix.json"))

@@ -275,13 +275,17 @@ def test_tokens_are_chosen_uniformly_and_as_many_as_the_paper_says():
     assert torch.equal(some[some.sum(1) == 4], keep[some.sum(1) == 4])  # the chance does not change the choice
 
 
-def test_nothing_dropped_is_upstream_to_the_bit(trained):
+def test_nothing_dropped_is_upstream_to_the_bit(trained, caplog):
     """Without the flag nothing is attached; with it and no sample's turn, loss and gradients are the very same."""
     from vgift_plugin.host.training import with_methods
 
     module = {"train_dataset": [], "eval_dataset": None}
     for flags in (Flags(), Flags(visual_token_drop=0.0), Flags(visual_token_drop=0.75, visual_token_drop_prob=0.0)):
-        assert with_methods(module, flags, SimpleNamespace(is_multimodal=True), False) is module
+        with caplog.at_level("INFO", "vgift_plugin"):
+            assert with_methods(module, flags, SimpleNamespace(is_multimodal=True), False) is module
+    assert [record.getMessage() for record in caplog.records] == [
+        "--visual_token_drop_prob 0: no visual token is dropped"
+    ]
 
     def gradients():
         trained.zero_grad()

@@ -112,6 +112,8 @@ def test_full_fine_tuning_trains_saves_reloads_and_exports_it(tmp_path, parts, t
     assert "`--tune_vision_tower True` `--visual_token_drop 0.75`" in card and str(parts[1]) in card
     assert torch.equal(features_of(tower, torch.float16), loaded["features"])  # upstream's loader halves all weights
     assert (loaded["features"] - original).abs().max() > 1e-2
+    status, said = export(out, out / "config.json" / "tower")
+    assert status == 2 and f"-o {out}/config.json/tower: cannot be written" in said
     inside = LlavaLlamaForCausalLM.from_pretrained(out).get_vision_tower()
     pixels = torch.rand(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
     assert torch.equal(features_of(tower), inside(pixels)) and inside.dtype == torch.float32

@@ -265,7 +265,7 @@ def read_records(data_path: str | None) -> list[dict] | None:
     """Returns the LLaVA records of a JSON file; None without one.
 
     Raises:
-        ConfigError: it cannot be read, or is no list of records.
+        ConfigError: it cannot be read, or is no list of records, or an empty one.
     """
     if data_path is None:
         return None
@@ -275,6 +275,8 @@ def read_records(data_path: str | None) -> list[dict] | None:
         raise ConfigError(f"--data_path {data_path}: cannot be read: {err}") from err
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise ConfigError(f"--data_path {data_path}: is not a list of LLaVA records")
+    if not records:
+        raise ConfigError(f"--data_path {data_path}: holds no record")
     return records
 
 

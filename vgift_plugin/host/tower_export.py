@@ -110,27 +110,28 @@ def export_tower(checkpoint: str, output: str, model_base: str | None = None, vi
         )
     tower.to(next(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()))
     tower.load_state_dict(tensors, strict=False)  # what a checkpoint leaves out was frozen: the original's
-    with whole_folder(output) as folder:
-        tower.save_pretrained(folder, safe_serialization=True)
-        processor.save_pretrained(folder)
-        (folder / "README.md").write_text(
-            CARD.substitute(
-                name=Path(checkpoint).resolve().name,
-                version=f"vgift-plugin {__version__}",
-                checkpoint=checkpoint,
-                files=", ".join(f"`{file}`" for file in files),
-                original=original,
-                flags=_flag_words(settings),
-                dtype=" and ".join(sorted(kinds)),
-                image_px=tower.config.image_size,
-                patch_px=tower.config.patch_size,
-                layer=settings.get("mm_vision_select_layer", -2),
-                feature=settings.get("mm_vision_select_feature", "patch"),
-                unchanged=_part_words(same, list(before)),
-                folder=output,
-            ),
-            encoding="utf-8",
-        )
+    card = CARD.substitute(
+        name=Path(checkpoint).resolve().name,
+        version=f"vgift-plugin {__version__}",
+        checkpoint=checkpoint,
+        files=", ".join(f"`{file}`" for file in files),
+        original=original,
+        flags=_flag_words(settings),
+        dtype=" and ".join(sorted(kinds)),
+        image_px=tower.config.image_size,
+        patch_px=tower.config.patch_size,
+        layer=settings.get("mm_vision_select_layer", -2),
+        feature=settings.get("mm_vision_select_feature", "patch"),
+        unchanged=_part_words(same, list(before)),
+        folder=output,
+    )
+    try:
+        with whole_folder(output) as folder:
+            tower.save_pretrained(folder, safe_serialization=True)
+            processor.save_pretrained(folder)
+            (folder / "README.md").write_text(card, encoding="utf-8")
+    except OSError as err:
+        raise ConfigError(f"-o {output}: cannot be written: {err}") from err
     return (
         f"{output}: {len(before) - len(same)} of {len(before)} tensors differ from {original}; "
         f"as they were: {_part_words(same, list(before))}"

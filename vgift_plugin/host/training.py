@@ -31,6 +31,8 @@ def with_methods(data_module: dict, flags: Flags, data_args: Any, compared: bool
     Raises:
         ConfigError: the run has no vision tower, or the ranks differ.
     """
+    if flags.visual_token_drop > 0 and not flags.drops_tokens:
+        logger.info("--visual_token_drop_prob 0: no visual token is dropped")
     if not (flags.tune_vision_tower or flags.drops_tokens):
         return data_module
     if not getattr(data_args, "is_multimodal", False):
