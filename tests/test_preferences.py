@@ -43,6 +43,9 @@ def test_a_file_is_read_and_degenerate_rows_are_not_usable(tmp_path):
         ({"cut_off": [0, 1]}, r"cut_off is \[0, 1\]"),
         ({"degenerate": "dull"}, "degenerate is 'dull'; it must be null or one of equal, empty, cut off, markup"),
         ({"id": "a"}, "id 'a' stands on line 2 already"),
+        ({"degenerate": None, "rejected": " A  cat."}, "degenerate is null; with these responses it must be 'equal'"),
+        ({"degenerate": None, "rejected": "\n"}, "degenerate is null; .* 'empty'"),
+        ({"degenerate": None, "rejected": "A <image> of a dog."}, "degenerate is null; .* 'markup'"),
     ],
 )
 def test_a_mistake_is_named_with_file_line_and_value(tmp_path, change, message):

@@ -76,6 +76,8 @@ def read(path: str | Path) -> Preferences:
             )
         if not wrong and number > 1 and lines_of.setdefault(entry["id"], number) != number:
             wrong = [f"id {entry['id']!r} stands on line {lines_of[entry['id']]} already"]
+        elif not wrong and number > 1 and (why := _not_usable(entry)):
+            wrong = [f"degenerate is null; with these responses it must be {why!r}"]
         mistakes += [f"line {number}: {one}" for one in wrong]
         if not wrong:
             entries.append(entry)
@@ -99,6 +101,21 @@ def _mistakes(entry: Any, checks: dict[str, tuple[Callable[[Any], bool], str]]) 
         elif not good(entry[name]):
             wrong.append(f"{name} is {entry[name]!r:.80}; it must be {wanted}")
     return wrong
+
+
+def _not_usable(row: dict[str, Any]) -> str | None:
+    """Returns why nothing can be learned from a row that says it is usable, as far as its words alone tell.
+
+    An image token in a response is a second picture to LLaVA: the rows after it in a batch would get others' pictures.
+    """
+    if row["degenerate"] is not None:
+        return None
+    texts = [" ".join(row[side].split()) for side in ("chosen", "rejected")]
+    if not all(texts):
+        return EMPTY
+    if texts[0] == texts[1]:
+        return EQUAL
+    return MARKUP if any(IMAGE in text for text in texts) else None
 
 
 def _text(value: Any) -> bool:
