@@ -132,13 +132,19 @@ def test_items_and_batches_are_the_hosts_own(module_of, pairs, tmp_path, photos)
 
 
 def test_the_reference_is_the_model_as_it_was_before_and_after_training(trainer_of, pairs, tiny):
-    """Dropout in the adapters and a trained projector included; nothing of it is left on the model."""
+    """Dropout in adapters and attention and a trained projector included; nothing of it is left on the model."""
     import torch
 
     from vgift_plugin.host.reference import projector_of
 
     original = build_llava(*tiny)
-    trainer = trainer_of(pairs(8), dropout=0.5, learning_rate=1e-2, num_train_epochs=3)
+
+    def drop(net):
+        for module in net.modules():
+            if hasattr(module, "attention_dropout"):  # the language model's own
+                module.attention_dropout = 0.3
+
+    trainer = trainer_of(pairs(8), dropout=0.5, change=drop, learning_rate=1e-2, num_train_epochs=3)
     model, reference, batch = trainer.model, loss_of(trainer).reference, batch_of(trainer, 0, 5)
     before = logits_of(original, batch)
     assert torch.equal(logits_of(model.eval(), batch), before)
@@ -159,6 +165,22 @@ def test_the_reference_is_the_model_as_it_was_before_and_after_training(trainer_
     assert wanted == [name for name, weight in model.named_parameters() if weight.requires_grad]
     assert "forward" not in vars(projector) and torch.is_grad_enabled()
     assert not any(weight.requires_grad for weight in reference.projector.parameters())
+
+
+def test_the_reference_is_what_training_begins_with_and_not_what_the_trainer_was_made_with(trainer_of, pairs):
+    """Between the two, DDP gives all ranks the projector of the first."""
+    import torch
+
+    from vgift_plugin.host.reference import projector_of
+
+    trainer = trainer_of(pairs(4), max_steps=1)
+    with torch.no_grad():
+        for weight in projector_of(trainer.model).parameters():
+            weight.add_(0.5)
+    began = {name: weight.clone() for name, weight in projector_of(trainer.model).state_dict().items()}
+    trainer.train()
+    kept = loss_of(trainer).reference.projector.state_dict()
+    assert all(torch.equal(kept[name], weight) for name, weight in began.items())
 
 
 def test_the_loss_is_what_single_rows_by_hand_give(trainer_of, pairs, tiny):
@@ -406,6 +428,16 @@ def test_responses_that_are_cut_off_are_counted(trainer_of, pairs, caplog, monke
         trainer_of(pairs(), limit=int(starts[0]))
 
 
+def test_pairs_of_another_model_are_told(trainer_of, pairs, tiny, caplog, monkeypatch):
+    import logging
+
+    monkeypatch.setattr(logging.getLogger("vgift_plugin"), "propagate", True)
+    trainer_of(pairs(model=f"elsewhere/{tiny[0].name}"))
+    assert "the pairs were written by" not in caplog.text
+    trainer_of(pairs(model="llava-v1.5-7b"))
+    assert f"the pairs were written by llava-v1.5-7b, and this run trains {tiny[0]}: unless" in caplog.text
+
+
 def test_a_file_that_does_not_fit_the_run_is_refused(module_of, pairs, tmp_path, photos, attached, monkeypatch):
     with pytest.raises(
         ConfigError, match=r"written with the chat template 'llava_v1', .* trains with 'v1' \(--version"
@@ -441,7 +473,7 @@ def test_a_run_that_does_not_see_is_refused(attached, tokenizer, data_args, pair
         attached.make_supervised_data_module(tokenizer=tokenizer, data_args=arguments)
 
 
-def test_ranks_compare_the_pairs_and_the_loss(pairs):
+def test_ranks_compare_the_pairs_and_the_loss(pairs, module_of, monkeypatch):
     from vgift_plugin.config import Flags
     from vgift_plugin.host.agreement import differences
     from vgift_plugin.host.preference import facts
@@ -452,6 +484,10 @@ def test_ranks_compare_the_pairs_and_the_loss(pairs):
     told = differences([facts(Flags(), one), facts(Flags(dpo_beta=0.2), two)])
     assert "--dpo_beta: 0.1 on rank 0; 0.2 on rank 1" in told and "--preference_data: 3 (" in told
     assert not differences([facts(Flags(), one), facts(Flags(), read(pairs(3)))])
+    compared = []
+    monkeypatch.setattr("vgift_plugin.host.agreement.compare", compared.append)
+    module_of(preference_data=pairs(3))
+    assert facts(Flags(), one) in compared
 
 
 def test_flags_that_cannot_be_are_told_at_once(tmp_path):

@@ -20,7 +20,7 @@ RECEIPT_FILE = "vgift_preferences.json"
 
 
 class Receipt(TrainerCallback):
-    """Counts what is cut off before the first step, and writes `vgift_preferences.json`.
+    """Tells before the first step what is cut off and whose pairs these are, and writes `vgift_preferences.json`.
 
     Args:
         receipt: what the file will hold, JSON-able.
@@ -41,6 +41,7 @@ class Receipt(TrainerCallback):
                 "--label_smoothing_factor is for another loss than that of --preference_data: leave it out"
             )
         host = find_host(model)
+        self._compare_models(str(getattr(host.config, "_name_or_path", "")))
         limit, more = getattr(host.config, "tokenizer_model_max_length", None), visual_tokens(host)
         if limit is None or more is None:
             logger.warning("this host does not say how long a row may be: cut responses cannot be counted")
@@ -64,6 +65,19 @@ class Receipt(TrainerCallback):
             told,
             f"{longest:,}",
         )
+
+    def _compare_models(self, trained: str) -> None:
+        """Warns where the model is called otherwise than the one that wrote the pairs: upstream's LoRA scripts begin
+        with a language model and a pretrained projector, which never described anything."""
+        wrote = str(self.receipt["header"]["model"])
+        if Path(wrote).name != Path(trained).name:
+            logger.warning(
+                "the pairs were written by %s, and this run trains %s: unless it is the same model, its reference is "
+                "not what wrote them. Name it in the script: --model_name_or_path, and no --pretrain_mm_mlp_adapter, "
+                "which puts another projector in",
+                wrote,
+                trained,
+            )
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Writes the file."""
