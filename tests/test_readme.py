@@ -59,7 +59,8 @@ def test_commands_run_as_written(command, tmp_path, photos, others, train_flags,
         )
     if "--model-path" in command:
         (tmp_path / "checkpoints").mkdir()
-        (tmp_path / "checkpoints" / "llava-v1.5-13b").symlink_to(full)
+        for name in ("llava-v1.5-13b", "llava-stage1"):
+            (tmp_path / "checkpoints" / name).symlink_to(full)
         (tmp_path / "my.json").symlink_to(train_flags["data_path"])
     if "CHECKOUT" in command:
         import llava

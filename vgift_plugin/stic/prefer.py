@@ -92,7 +92,7 @@ def prefer(
 
     The photographs are the first n of a seeded order that can be read and are not too small. Under torchrun (RANK,
     WORLD_SIZE, LOCAL_RANK) the ranks share them, and the last one to finish writes the file: the same for any number of
-    ranks and interruptions on one kind of machine; on a CPU also for any batch size.
+    ranks and interruptions on one kind of machine; on a CPU its pairs also for any batch size.
 
     Args:
         model_path: a LLaVA checkpoint, see `Checkpoint.load`.
