@@ -20,7 +20,7 @@ from vgift_plugin.insight import probe
 from vgift_plugin.insight.preferences_page import marked, preview_preferences
 from vgift_plugin.stic import corruption, preferences, prompts
 from vgift_plugin.stic.describe import candidates, describe, with_description
-from vgift_plugin.stic.prefer import SHARES, Plan, prefer
+from vgift_plugin.stic.prefer import SHARES, Plan, cut_off_hint, prefer
 
 host = pytest.mark.host
 TOKENS = 24  # more than any reply has
@@ -260,7 +260,7 @@ def test_descriptions_before_the_questions(teller, many, train_flags, tmp_path):
     told += [{**told[0], "conversations": [*text, *told[0]["conversations"]]}, {**told[0], "conversations": text[:1]}]
     told += [{**told[0], "conversations": [turn, *told[0]["conversations"]]}]
     long = [{"from": "human", "value": "<image>\n" + "Is it so? " * 900}, turn]
-    told += [{"id": "long", "image": "00.jpg", "conversations": long}]
+    told += [{"id": "long", "image": name, "conversations": long} for name in ("00.jpg", "01.jpg")]
     data, out = tmp_path / "mix.json", tmp_path / "described.json"
     data.write_text(json.dumps(told))
     done = run("describe", *asking(teller, many, out, data_path=data))
@@ -273,12 +273,14 @@ def test_descriptions_before_the_questions(teller, many, train_flags, tmp_path):
         "<image> stands 0 times": 1,
         "turns are not human and gpt in alternation": 1,
     }
-    assert report["passed_over"] == {"r7: 07.jpg": "unreadable"} and "r7: 07.jpg: unreadable" in done.stdout
-    before = {one["id"]: one for one in told[:40] + told[-1:]}
-    assert report["as_they_were"] == {"long": "too long"} and "  long: too long" in done.stdout
-    assert len(made) == 40 == report["records"] and report["described"] == 39
+    assert report["passed_over"] == {"record 7 (id r7): 07.jpg": "unreadable"}
+    assert "  record 7 (id r7): 07.jpg: unreadable" in done.stdout
+    before = {(one["id"], one["image"]): one for one in told[:40] + told[-2:]}
+    both = [f"record {len(told) - 2 + k} (id long): 0{k}.jpg" for k in range(2)]  # mixtures have ids twice
+    assert report["as_they_were"] == dict.fromkeys(both, "too long") and f"  {both[1]}: too long" in done.stdout
+    assert len(made) == 41 == report["records"] and report["described"] == 39
     for one in made:
-        old, first = before[one["id"]], one["conversations"][0]["value"]
+        old, first = before[one["id"], one["image"]], one["conversations"][0]["value"]
         assert {**one, "conversations": one["conversations"][1:]} == {**old, "conversations": old["conversations"][1:]}
         if one["id"] == "long":
             assert one == old
@@ -300,6 +302,11 @@ def test_a_record_keeps_everything_but_its_first_question(records):
     question = record["conversations"][0]["value"].removeprefix("<image>\n")
     assert made["conversations"][0]["value"] == f"<image>\n{prompts.LEAD}\nA cat.\n\n{question}"
     assert candidates([records[0], records[3]]) == ([0], {"no picture": 1})
+
+
+def test_many_that_were_cut_off_have_a_cure():
+    assert cut_off_hint(["cut off"] * 2 + ["equal"], 19) == "\n2 were cut off; raise --max-new-tokens"
+    assert cut_off_hint(["cut off"] * 2, 20) == ""
 
 
 @host

@@ -47,8 +47,20 @@ class Journal:
 
 
 def read_lines(path: Path) -> list[dict]:
-    """Returns the entries of a journal; an unfinished last line is left out."""
-    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+    """Returns the entries of a journal; an unfinished last line is left out.
+
+    Raises:
+        ConfigError: a line in its midst is damaged.
+    """
+    entries = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            entries.append(json.loads(line))
+        except ValueError as err:
+            raise ConfigError(
+                f"{path}: line {number} is damaged ({err}); take it out, and what it told is done again"
+            ) from None
+    return entries
 
 
 def read_journals(folder: Path, key: str) -> dict[int, dict]:

@@ -239,7 +239,7 @@ def _begin(parts: Path, settings: dict[str, Any]) -> None:
     """Records the settings, or refuses those that differ from what was begun."""
     path = parts / "settings.json"
     publish(path, json.dumps(settings, indent=1).encode())
-    cure = "Give those it was begun with, or another output, or remove the folder to begin anew."
+    cure = "Give those it was begun with, or another output, or remove output and folder to begin anew."
     require_same(json.loads(path.read_text()), settings, parts, cure)
 
 

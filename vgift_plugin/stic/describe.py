@@ -16,7 +16,7 @@ from ..files import write_whole
 from ..host.checkpoint import Checkpoint
 from ..seeding import generator, permute
 from ..sources import IMAGE, fingerprint, picture_name, read_records, why_not_one_picture
-from .prefer import SEEDS, degenerate, open_chosen
+from .prefer import SEEDS, cut_off_hint, degenerate, open_chosen
 from .prompts import NEUTRAL, described, with_image
 from .work import Asking, first_readable, listed, write_report
 
@@ -65,7 +65,7 @@ def describe(
     def choose() -> dict[str, Any]:
         order = (fit[permute(k, len(fit), seed, "stic", "records")] for k in range(len(fit)))
         chosen, passed_over = first_readable(((k, f"{image_folder}/{picture_name(records[k])}") for k in order), n)
-        told = {f"{_id(records, k)}: {picture_name(records[k])}": reason for k, reason in passed_over.items()}
+        told = {_named(records, k): reason for k, reason in passed_over.items()}
         if not chosen:
             raise ConfigError(f"--image_folder {image_folder}: no picture can be used{listed('found', told)}")
         return {"chosen": chosen, "passed_over": told}
@@ -84,7 +84,7 @@ def describe(
         records[k] if row["as_it_was"] else with_description(records[k], row["description"])
         for k, row in zip(chosen, rows, strict=True)
     ]
-    as_it_was = {_id(records, k): row["as_it_was"] for k, row in zip(chosen, rows, strict=True) if row["as_it_was"]}
+    as_it_was = {_named(records, k): row["as_it_was"] for k, row in zip(chosen, rows, strict=True) if row["as_it_was"]}
     words = [len(row["description"].split()) for row in rows if not row["as_it_was"]]
     told = {"records": len(made), "described": len(words), "words": float(np.mean(words)) if words else None}
     told |= {"as_they_were": as_it_was, "passed_over": agreed["passed_over"], "of_no_use": of_no_use}
@@ -109,8 +109,10 @@ def _unfit(record: dict) -> str | None:
     return None if IMAGE in turns[0]["value"] else f"{IMAGE} is not in the first question"
 
 
-def _id(records: Sequence[dict], position: int) -> str:
-    return str(records[position].get("id", position))
+def _named(records: Sequence[dict], position: int) -> str:
+    """Returns what tells a record apart: ids may stand twice in mixtures."""
+    record = records[position]
+    return f"record {position} (id {record.get('id')}): {picture_name(record)}"
 
 
 def write(
@@ -156,4 +158,5 @@ def summary(told: dict[str, Any], n: int) -> str:
         lines += "\nrecords of no use here: "
         lines += ", ".join(f"{reason} {count:,}" for reason, count in told["of_no_use"].items())
     lines += listed("chosen, and written as they were", told["as_they_were"])
+    lines += cut_off_hint(told["as_they_were"].values(), told["records"])
     return lines + listed("pictures passed over", told["passed_over"])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -220,8 +219,12 @@ def summary(told: dict[str, Any], n: int) -> str:
     for branch, one in told["branches"].items():
         words = "" if one["words"] is None else "; {:.0f} words preferred, {:.0f} dispreferred".format(*one["words"])
         lines.append(f"  {branch}: {one['rows']:,}, usable {one['usable']:,}{words}")
-    counts = Counter(told["degenerate"].values())
-    if counts[CUT_OFF] > told["rows"] / 10:
-        lines.append(f"  {counts[CUT_OFF]:,} were cut off; raise --max-new-tokens")
-    marked = listed("kept out of training", told["degenerate"])
-    return "\n".join(lines) + marked + listed("photographs passed over", told["passed_over"])
+    marked = told["degenerate"]
+    told_of = listed("kept out of training", marked) + cut_off_hint(marked.values(), told["rows"])
+    return "\n".join(lines) + told_of + listed("photographs passed over", told["passed_over"])
+
+
+def cut_off_hint(reasons: Iterable[str], total: int) -> str:
+    """Returns a line on what to do where more than a tenth of all texts were cut off."""
+    count = list(reasons).count(CUT_OFF)
+    return f"\n{count:,} were cut off; raise --max-new-tokens" if count > total / 10 else ""

@@ -73,7 +73,7 @@ class Work:
             publish(parts / "settings.json", json.dumps(settings, indent=1).encode())
         except OSError as err:
             raise ConfigError(f"-o {output}: {err}") from None
-        cure = "Give those it was begun with, or another output, or remove the folder to begin anew."
+        cure = "Give those it was begun with, or another output, or remove output and folder to begin anew."
         require_same(json.loads((parts / "settings.json").read_text()), settings, parts, cure)
         return cls(parts, rank, world)
 
