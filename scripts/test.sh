@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All tests, on the real host. Arguments go to pytest: bash scripts/test.sh tests/test_color.py -x
+# All tests, on the real host, two files at a time. Arguments go to pytest: bash scripts/test.sh tests/test_color.py -n 0
 # With --matrix before them: in all environments of env.sh, one after the other, which ends with a line for each. One of
 # them alone: VGIFT_PINS=4.36.2 bash scripts/test.sh
 if [ "${1:-}" = --matrix ]; then
@@ -36,4 +36,4 @@ SHOWN = ("torch", "transformers", "tokenizers", "accelerate", "peft", "deepspeed
 found = {found.name: found.version for found in distributions()}
 print("== tested with Python", ", ".join([platform.python_version(), *(f"{k} {found[k]}" for k in SHOWN if k in found)]))
 END
-exec python -m pytest "$@"
+exec python -m pytest --numprocesses 2 --dist loadfile "$@"

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -320,7 +321,19 @@ def arguments(flags, **changes):
 VGIFT = [sys.executable, "-m", "vgift_plugin.cli"]
 
 
-def call(command, timeout=300, **environment):
+def free_port():
+    """Returns a port nobody listens on, so that test runs side by side do not meet."""
+    with socket.socket() as one:
+        one.bind(("localhost", 0))
+        return one.getsockname()[1]
+
+
+def torchrun(processes=2):
+    """Returns how a command begins that runs a script in so many processes, on a port of its own."""
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
+
+
+def call(command, timeout=600, **environment):
     """Runs a command in the repository's root; returns the completed process with both outputs as text."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment}
     env = {name: str(value) for name, value in env.items()}

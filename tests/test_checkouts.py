@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, VGIFT, arguments, call, demo_module
+from conftest import ROOT, VGIFT, arguments, call, demo_module, free_port
 from test_preference import LORA, rows_of, write
 
 pytestmark = pytest.mark.host
@@ -119,8 +119,8 @@ def flags(host, models, train_flags, tmp_path):
 
 
 def test_a_sample_is_what_the_checkouts_own_dataset_makes_of_it(host, flags):
-    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", 1, "--master_port", 29616]  # for TinyLLaVA's sake
-    done = host.call([host.python, *torchrun, DRIVERS / "same_sample.py", host.module, *flags])
+    alone = ["-m", "torch.distributed.run", "--nproc_per_node", 1, "--master_port", free_port()]  # for TinyLLaVA's sake
+    done = host.call([host.python, *alone, DRIVERS / "same_sample.py", host.module, *flags])
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
     result = json.loads(done.stdout.splitlines()[-1])
     assert Path(result["file"]).is_relative_to(host.checkout())
@@ -129,7 +129,15 @@ def test_a_sample_is_what_the_checkouts_own_dataset_makes_of_it(host, flags):
 
 
 def test_train(host, flags, tmp_path):
-    deepspeed = [host.python, "-m", "deepspeed.launcher.runner", "--num_gpus", host.processes, "--master_port", 29615]
+    deepspeed = [
+        host.python,
+        "-m",
+        "deepspeed.launcher.runner",
+        "--num_gpus",
+        host.processes,
+        "--master_port",
+        free_port(),
+    ]
     vgift = [host.python, *VGIFT[1:], "run", *arguments({**SSL, "instruct_loss": "no_template"}), "--"]
     done = host.call([*vgift, *deepspeed, host.checkout() / host.start, *flags])
     if "name 'DebugOption' is not defined" in done.stderr:
@@ -143,7 +151,15 @@ def test_train(host, flags, tmp_path):
 
 
 def test_train_the_tower_with_visual_tokens_dropped(host, flags, tmp_path):
-    deepspeed = [host.python, "-m", "deepspeed.launcher.runner", "--num_gpus", host.processes, "--master_port", 29617]
+    deepspeed = [
+        host.python,
+        "-m",
+        "deepspeed.launcher.runner",
+        "--num_gpus",
+        host.processes,
+        "--master_port",
+        free_port(),
+    ]
     tune = [] if host.variable == "VGIFT_TINYLLAVA" else ["--tune_vision_tower", True]  # which has a flag of its own
     vgift = [host.python, *VGIFT[1:], "run", "--visual_token_drop", 0.75, *tune, "--"]
     done = host.call([*vgift, *deepspeed, host.checkout() / host.start, *flags])
@@ -156,7 +172,15 @@ def test_preferences(host, flags, tmp_path, photos):
     """With LoRA the pairs are trained on; without it, as here on TinyLLaVA, the run is refused."""
     template = host.flags.get("version") or host.flags.get("conv_version") or "v1"
     file = write(tmp_path / "prefs.jsonl", rows_of(photos, 12), template=template)
-    deepspeed = [host.python, "-m", "deepspeed.launcher.runner", "--num_gpus", host.processes, "--master_port", 29618]
+    deepspeed = [
+        host.python,
+        "-m",
+        "deepspeed.launcher.runner",
+        "--num_gpus",
+        host.processes,
+        "--master_port",
+        free_port(),
+    ]
     vgift = [host.python, *VGIFT[1:], "run", "--preference_data", file, "--"]
     lora = [] if host.variable == "VGIFT_TINYLLAVA" else arguments(LORA)
     if host.variable == "VGIFT_LLAVA_NEXT":

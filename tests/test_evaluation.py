@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import arguments
+from conftest import arguments, torchrun
 from PIL import Image
-from test_llava_train import RECORDED, TORCHRUN, TRAIN, log_of, run
+from test_llava_train import RECORDED, TRAIN, log_of, run
 
 from vgift_plugin.config import Flags
 from vgift_plugin.errors import ConfigError
@@ -206,7 +206,7 @@ def test_one_and_two_processes_log_the_same_and_training_goes_on_as_without(tmp_
     told, fed = {}, {}
     for name, asked, launcher in (
         ("one", evaluate, [sys.executable]),
-        ("two", evaluate, [*TORCHRUN, "29643"]),
+        ("two", evaluate, torchrun()),
         ("none", {k: v for k, v in flags.items() if "eval" not in k}, [sys.executable]),
     ):
         command = [*launcher, RECORDED, *arguments(train_flags, output_dir=tmp_path / name, **still)]

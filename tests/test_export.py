@@ -6,13 +6,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import HAS_HOST, ROOT, VGIFT, call
+from conftest import HAS_HOST, ROOT, VGIFT, call, torchrun
 from PIL import Image
 
 from vgift_plugin import get_task
@@ -114,8 +113,7 @@ def test_the_bytes_do_not_depend_on_processes(photos, tmp_path, format):
 def test_torchrun_shares_the_work(photos, tmp_path):
     command = ["-m", "vgift_plugin.cli", "export", "--ssl_tasks", TASKS, "--ssl_seed", 7, "--image_folder", photos]
     command += ["-n", 6, "--epoch", 2, "--chunk_size", 4, "--format", "llava", "-o", tmp_path / "ranks"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2]
-    done = call([*torchrun, *command])
+    done = call([*torchrun(), *command])
     assert done.returncode == 0 and HAS_HOST, done.stderr
     write(photos, tmp_path / "one", "llava")
     assert tree(tmp_path / "one") == tree(tmp_path / "ranks")

@@ -10,7 +10,7 @@ import sys
 from argparse import Namespace
 
 import pytest
-from conftest import ROOT, VGIFT, arguments, call, demo_module
+from conftest import ROOT, VGIFT, arguments, call, demo_module, torchrun
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -734,7 +734,7 @@ def test_two_ranks_share_the_templates_and_log_the_losses_apart(tmp_path, train_
     steps = {}
     for name, launcher, size in (
         ("one", [sys.executable], 16),
-        ("two", [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", 29641], 8),
+        ("two", torchrun(), 8),
     ):
         out = tmp_path / name
         batch = {"per_device_train_batch_size": size, "max_steps": 2, "data_path": tmp_path / "asked.json"}

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import VGIFT, arguments, call
+from conftest import VGIFT, arguments, call, free_port
 
 pytestmark = pytest.mark.host
 FLAGS = {"ssl_tasks": "rotation", "ssl_ratio": 0.5}
@@ -28,7 +28,7 @@ def samples_of(out):
 
 def test_a_script_that_calls_a_script_that_calls_deepspeed_with_a_module(tmp_path, train_flags):
     out = tmp_path / "out"
-    launcher = [Path(sys.executable).with_name("deepspeed"), "--num_gpus", 1, "--master_port", 29614]
+    launcher = [Path(sys.executable).with_name("deepspeed"), "--num_gpus", 1, "--master_port", free_port()]
     command = [*launcher, "--module", "llava.train.train", *arguments(train_flags, output_dir=out, max_steps=1)]
     inner, outer = tmp_path / "inner.sh", tmp_path / "outer.sh"
     inner.write_text(shlex.join(map(str, command)) + ' "$@"\n')

@@ -7,13 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, VGIFT, arguments, call
+from conftest import ROOT, VGIFT, arguments, call, free_port, torchrun
 
 pytestmark = pytest.mark.host
 TRAIN = ROOT / "scripts" / "demo" / "train_cpu.py"
 RECORDED = ROOT / "tests" / "recorded_train.py"
 TASKS = "rotation,color:2,correspondence"
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port"]
 
 
 def script(tmp_path, command):
@@ -118,7 +117,7 @@ def test_two_processes_under_torchrun_see_what_one_sees(tmp_path, train_flags):
     (bad / "broken.jpg").write_text("x")
     flags = {"ssl_tasks": TASKS, "ssl_ratio": 1.0, "ssl_image_folder": bad}
     mixes, redraws = [], []
-    for name, launcher in (("one", [sys.executable]), ("two", [*TORCHRUN, "29611"])):
+    for name, launcher in (("one", [sys.executable]), ("two", torchrun())):
         out = tmp_path / name
         command = [*launcher, TRAIN, *arguments(train_flags, output_dir=out, dataloader_num_workers=2)]
         done = run(flags, script(tmp_path, command))
@@ -142,7 +141,7 @@ def test_the_deepspeed_launcher_with_lora_on_two_processes(tmp_path, train_flags
     precision = {"fp16": {"enabled": "auto"}, "bf16": {"enabled": "auto"}}
     zero2.write_text(json.dumps({**batch, **precision, "zero_optimization": {"stage": 2}}))
     lora = {"lora_enable": True, "lora_r": 4, "lora_alpha": 8, "deepspeed": zero2}
-    launcher = [Path(sys.executable).with_name("deepspeed"), "--num_gpus", 2, "--master_port", 29612]
+    launcher = [Path(sys.executable).with_name("deepspeed"), "--num_gpus", 2, "--master_port", free_port()]
     command = [*launcher, TRAIN, *arguments({**train_flags, **lora}, output_dir=out)]
     environment = {"DS_ACCELERATOR": "cpu", "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
     environment["ACCELERATE_USE_CPU"] = "true"  # accelerate 0.21 forgets --use_cpu when there is a --deepspeed
@@ -200,11 +199,11 @@ def test_an_interrupted_run_resumes_with_the_very_same_samples(tmp_path, train_f
 
 def test_two_ranks_see_what_one_sees_and_resume_with_the_very_same_samples(tmp_path, train_flags):
     flags = {**train_flags, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 1}
-    torchrun = [*TORCHRUN, "29613"]
-    done, whole = recorded(tmp_path, "whole", flags, torchrun)
+    two = torchrun()
+    done, whole = recorded(tmp_path, "whole", flags, two)
     assert done.returncode == 0, log_of(done)
-    recorded(tmp_path, "torn", flags, torchrun, STOP_AFTER=6)
-    resumed, torn = recorded(tmp_path, "torn", flags, torchrun)
+    recorded(tmp_path, "torn", flags, two, STOP_AFTER=6)
+    resumed, torn = recorded(tmp_path, "torn", flags, two)
     assert resumed.returncode == 0, log_of(resumed)
     _, (alone,) = recorded(tmp_path, "alone", {**flags, "save_strategy": "no"})
     for epoch in range(2):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, torchrun
 from PIL import Image
 
 from vgift_plugin.errors import ConfigError
@@ -151,9 +151,8 @@ def test_two_ranks_under_torchrun_write_the_same_file(finished, settings, tmp_pa
     script = tmp_path / "run.py"
     script.write_text(RUN)
     output = tmp_path / "pairs.jsonl"
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     path = os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
-    out = ended(start({**settings, "output": str(output)}, torchrun, PYTHONPATH=path))
+    out = ended(start({**settings, "output": str(output)}, [*map(str, torchrun()[1:]), str(script)], PYTHONPATH=path))
     assert output.read_bytes() == finished[0].read_bytes()
     assert "kept" in out
     assert all((tmp_path / "pairs.jsonl.parts" / f"rank-{rank}.jsonl").stat().st_size for rank in (0, 1))

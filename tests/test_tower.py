@@ -9,14 +9,13 @@ from contextlib import redirect_stderr, redirect_stdout
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT, VGIFT, arguments, build_llava, call, demo_module
+from conftest import ROOT, VGIFT, arguments, build_llava, call, demo_module, free_port, torchrun
 
 from vgift_plugin.cli import main
 from vgift_plugin.errors import ConfigError, HostMismatchError
 
 pytestmark = pytest.mark.host
 TRAIN = ROOT / "scripts" / "demo" / "train_cpu.py"
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port"]
 FLAGS = {"visual_token_drop": 0.75, "tune_vision_tower": True}
 # Upstream's own loader, in the host that runs: what it loads and what it then sees.
 RELOAD = """
@@ -153,9 +152,8 @@ def test_lora_on_two_processes_saves_the_tower_beside_the_adapter(tmp_path, part
     import torch
 
     out = tmp_path / "llava-lora"
-    port = "29631" if host else "29632"
     saving = {"save_strategy": "steps", "save_steps": 1}
-    told = train(out, parts, train_flags, FLAGS, host, [*TORCHRUN, port], lora_enable=True, **saving)
+    told = train(out, parts, train_flags, FLAGS, host, torchrun(), lora_enable=True, **saving)
     assert told.count("the vision tower trains too") == 1
     loaded = reloaded(out, host, parts[0])
     for name, checkpoint in (("tower", out), ("merged", f"{out}.pt-merged")):
@@ -350,7 +348,7 @@ def test_deepspeeds_own_shards(tmp_path, parts, monkeypatch):
 
     out = tmp_path / "zero3"
     code = ZERO3.format(tests=str(ROOT / "tests"), llm=str(parts[0]), tower=str(parts[1]), out=str(out))
-    alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "localhost", "MASTER_PORT": 29633}
+    alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}
     done = call([sys.executable, "-c", code], DS_ACCELERATOR="cpu", PYTHONPATH=ROOT, **alone)
     assert done.returncode == 0 and list(out.glob("global_step*")), done.stderr[-3000:]
     status, said = export(out, tmp_path / "tower")
