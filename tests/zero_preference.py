@@ -56,7 +56,7 @@ def main(llm, tower, stage, out):
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     engine, *_ = deepspeed.initialize(model=model, optimizer=torch.optim.AdamW(trained, lr=1e-2), config=settings)
     reference.on_train_begin(args, state, None, model=model)
-    Inside([loss]).attach(find_host(model))
+    Inside([loss]).attach(find_host(model), model)
     losses = []
     for _ in range(3):
         engine.train()
