@@ -48,6 +48,11 @@ class Host:
     def python(self):
         return os.path.expanduser(os.environ.get(f"{self.variable}_PYTHON", sys.executable))
 
+    def deepspeed(self):
+        """Returns how a command begins that DeepSpeed's launcher starts in this host's processes."""
+        launcher = [self.python, "-m", "deepspeed.launcher.runner", "--num_gpus", self.processes]
+        return [*launcher, "--master_port", free_port()]
+
     def call(self, command, **environment):
         """Runs a command as if the checkout were installed, and the plugin beside it."""
         path = filter(None, [str(self.checkout()), str(ROOT), os.environ.get("PYTHONPATH")])
@@ -129,17 +134,8 @@ def test_a_sample_is_what_the_checkouts_own_dataset_makes_of_it(host, flags):
 
 
 def test_train(host, flags, tmp_path):
-    deepspeed = [
-        host.python,
-        "-m",
-        "deepspeed.launcher.runner",
-        "--num_gpus",
-        host.processes,
-        "--master_port",
-        free_port(),
-    ]
     vgift = [host.python, *VGIFT[1:], "run", *arguments({**SSL, "instruct_loss": "no_template"}), "--"]
-    done = host.call([*vgift, *deepspeed, host.checkout() / host.start, *flags])
+    done = host.call([*vgift, *host.deepspeed(), host.checkout() / host.start, *flags])
     if "name 'DebugOption' is not defined" in done.stderr:
         assert "each task passed its self-test" in done.stderr
         pytest.xfail("this LLaVA-NeXT cannot train, with or without the plugin; b42941c is the last commit that can")
@@ -151,18 +147,9 @@ def test_train(host, flags, tmp_path):
 
 
 def test_train_the_tower_with_visual_tokens_dropped(host, flags, tmp_path):
-    deepspeed = [
-        host.python,
-        "-m",
-        "deepspeed.launcher.runner",
-        "--num_gpus",
-        host.processes,
-        "--master_port",
-        free_port(),
-    ]
     tune = [] if host.variable == "VGIFT_TINYLLAVA" else ["--tune_vision_tower", True]  # which has a flag of its own
     vgift = [host.python, *VGIFT[1:], "run", "--visual_token_drop", 0.75, *tune, "--"]
-    done = host.call([*vgift, *deepspeed, host.checkout() / host.start, *flags])
+    done = host.call([*vgift, *host.deepspeed(), host.checkout() / host.start, *flags])
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
     assert "training drops 0.75 of the visual tokens" in done.stderr and "3/3" in done.stderr
     assert ("the vision tower trains too" in done.stderr) == bool(tune)
@@ -172,20 +159,11 @@ def test_preferences(host, flags, tmp_path, photos):
     """With LoRA the pairs are trained on; without it, as here on TinyLLaVA, the run is refused."""
     template = host.flags.get("version") or host.flags.get("conv_version") or "v1"
     file = write(tmp_path / "prefs.jsonl", rows_of(photos, 12), template=template)
-    deepspeed = [
-        host.python,
-        "-m",
-        "deepspeed.launcher.runner",
-        "--num_gpus",
-        host.processes,
-        "--master_port",
-        free_port(),
-    ]
     vgift = [host.python, *VGIFT[1:], "run", "--preference_data", file, "--"]
     lora = [] if host.variable == "VGIFT_TINYLLAVA" else arguments(LORA)
     if host.variable == "VGIFT_LLAVA_NEXT":
         lora += ["--mm_patch_merge_type", "spatial"]  # with unpad a weight of its own is trained, which is refused
-    done = host.call([*vgift, *deepspeed, host.checkout() / host.start, *flags, *lora])
+    done = host.call([*vgift, *host.deepspeed(), host.checkout() / host.start, *flags, *lora])
     if not lora:
         assert done.returncode == 1 and "needs LoRA" in done.stderr, done.stderr[-5000:]
         return

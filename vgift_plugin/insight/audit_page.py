@@ -8,7 +8,7 @@ from html import escape
 from ..config import Flags
 from ..task import Sample
 from .audit_report import LEAK, Report, split_words
-from .page import flag_words, picture, plot, report
+from .page import bar, chance_line, flag_words, picture, plot, report
 from .solvers import CHEAT, SOLVERS
 
 FIGURE_PX = 240
@@ -51,15 +51,9 @@ def _bars(found: Report) -> str:
             shapes.append(f'<text x="{left + 8}" y="{y + 13}">nothing of the kind to see</text>')
             continue
         fill = "bad" if row.verdict == LEAK else "good" if row.kind == CHEAT else "cue"
-        low, end, bar = (left + wide * share for share in (row.low, row.high, row.accuracy))
-        shapes.append(
-            f'<rect x="{left}" y="{y}" width="{bar - left:.1f}" height="16" style="fill:var(--{fill})" opacity=".75"/>'
-            f'<path d="M{low:.1f} {y + 8}H{end:.1f}" stroke="currentColor" stroke-width="2"/>'
-            f'<text x="{end + 8:.1f}" y="{y + 13}">{row.accuracy:.1%} {escape(row.verdict)}</text>'
-        )
-    at = left + wide * found.rows[0].chance
-    shapes.append(f'<path d="M{at:.1f} 0V{tall - 18}" stroke="currentColor" stroke-dasharray="4 3"/>')
-    shapes.append(f'<text x="{at:.1f}" y="{tall - 4}" text-anchor="middle">chance {found.rows[0].chance:.1%}</text>')
+        words = f"{row.accuracy:.1%} {row.verdict}"
+        shapes.append(bar(left, wide, y, 16, row.accuracy, (row.low, row.high), fill, words))
+    shapes.append(chance_line(left, wide, tall, found.rows[0].chance))
     return plot(left + wide + 130, tall, shapes)
 
 

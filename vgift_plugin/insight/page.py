@@ -91,6 +91,28 @@ def plot(wide: int, tall: int, shapes: Sequence[str]) -> str:
     return f'<div class="plot"><svg viewBox="0 0 {wide} {tall}" role="img">{"".join(shapes)}</svg></div>'
 
 
+def bar(
+    left: int, wide: int, y: int, thick: int, share: float, interval: tuple[float, float], fill: str, words: str
+) -> str:
+    """Returns a bar of a share in [0, 1] with the whisker of its interval and words after it, in units of `plot`."""
+    low, high = (left + wide * one for one in interval)
+    return (
+        f'<rect x="{left}" y="{y}" width="{wide * share:.1f}" height="{thick}" '
+        f'style="fill:var(--{fill})" opacity=".75"/>'
+        f'<path d="M{low:.1f} {y + thick // 2}H{high:.1f}" stroke="currentColor" stroke-width="2"/>'
+        f'<text x="{high + 8:.1f}" y="{y + round(0.8 * thick)}">{escape(words)}</text>'
+    )
+
+
+def chance_line(left: int, wide: int, tall: int, chance: float) -> str:
+    """Returns the dashed line at chance across all bars, named below them."""
+    at = left + wide * chance
+    return (
+        f'<path d="M{at:.1f} 0V{tall - 18}" stroke="currentColor" stroke-dasharray="4 3"/>'
+        f'<text x="{at:.1f}" y="{tall - 4}" text-anchor="middle">chance {chance:.1%}</text>'
+    )
+
+
 def picture(image: Image.Image, alt: str, quality: int = 92, longest_px: int | None = None) -> str:
     """Returns an <img> that holds the picture itself, as JPEG.
 

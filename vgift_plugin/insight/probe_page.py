@@ -11,7 +11,7 @@ import numpy as np
 from ..mixing import Stream
 from ..sources import IMAGE, top_folder
 from . import needs, sights
-from .page import picture, plot, report
+from .page import bar, chance_line, picture, plot, report
 
 MISTAKES = 12
 LISTED, PICTURED = 100, 12  # records that need their picture least
@@ -53,17 +53,11 @@ def _bars(result: dict[str, Any]) -> str:
     tall, shapes = high * len(sights.WAYS) + 24, []
     for k, way in enumerate(sights.WAYS):
         y, one = k * high + 6, result[way]
-        low, end, bar = (left + wide * one[name] for name in ("low", "high", "accuracy"))
         fill = "good" if way == sights.SIGHTED else "cue"
-        shapes.append(
-            f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{way}</text>'
-            f'<rect x="{left}" y="{y}" width="{bar - left:.1f}" height="16" style="fill:var(--{fill})" opacity=".75"/>'
-            f'<path d="M{low:.1f} {y + 8}H{end:.1f}" stroke="currentColor" stroke-width="2"/>'
-            f'<text x="{end + 8:.1f}" y="{y + 13}">{one["accuracy"]:.1%}</text>'
-        )
-    at = left + wide * result["chance"]
-    shapes.append(f'<path d="M{at:.1f} 0V{tall - 18}" stroke="currentColor" stroke-dasharray="4 3"/>')
-    shapes.append(f'<text x="{at:.1f}" y="{tall - 4}" text-anchor="middle">chance {result["chance"]:.1%}</text>')
+        shapes.append(f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{way}</text>')
+        accuracy, interval = one["accuracy"], (one["low"], one["high"])
+        shapes.append(bar(left, wide, y, 16, accuracy, interval, fill, f"{accuracy:.1%}"))
+    shapes.append(chance_line(left, wide, tall, result["chance"]))
     return plot(left + wide + 70, tall, shapes)
 
 

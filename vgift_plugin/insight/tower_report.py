@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from .page import aligned, plot, report
+from .page import aligned, bar, chance_line, plot, report
 
 FILLS = ("good", "cue")  # of the towers' bars
 
@@ -59,23 +59,15 @@ def tower_page(rows: Sequence[Row], table: str, about: str, chance: float) -> st
 
 def _plot(conditions: dict[str, list[Row]], towers: int, chance: float) -> str:
     """Returns one SVG: a group of bars for each condition, one bar a tower, and a dashed line at chance."""
-    left, wide, bar = 190, 600, 14
-    high = bar * towers + 10
+    left, wide, each = 190, 600, 14
+    high = each * towers + 10
     tall = high * len(conditions) + 24
     shapes: list[Any] = []
     for k, (name, some) in enumerate(conditions.items()):
         middle = k * high + high / 2
         shapes.append(f'<text x="{left - 8}" y="{middle + 4:.0f}" text-anchor="end">{escape(name)}</text>')
         for t, row in enumerate(some):
-            y = k * high + 5 + t * bar
-            low, end = left + wide * row.linear_low, left + wide * row.linear_high
-            shapes.append(
-                f'<rect x="{left}" y="{y}" width="{wide * row.linear:.1f}" height="{bar - 2}" '
-                f'style="fill:var(--{FILLS[t]})" opacity=".75"/>'
-                f'<path d="M{low:.1f} {y + 6}H{end:.1f}" stroke="currentColor" stroke-width="2"/>'
-                f'<text x="{end + 8:.1f}" y="{y + 10}">{row.linear:.1%}</text>'
-            )
-    at = left + wide * chance
-    shapes.append(f'<path d="M{at:.1f} 0V{tall - 18}" stroke="currentColor" stroke-dasharray="4 3"/>')
-    shapes.append(f'<text x="{at:.1f}" y="{tall - 4}" text-anchor="middle">chance {chance:.1%}</text>')
+            y, interval = k * high + 5 + t * each, (row.linear_low, row.linear_high)
+            shapes.append(bar(left, wide, y, each - 2, row.linear, interval, FILLS[t], f"{row.linear:.1%}"))
+    shapes.append(chance_line(left, wide, tall, chance))
     return plot(left + wide + 80, tall, shapes)

@@ -54,13 +54,14 @@ def describe(
     asking = Asking(
         model_path, model_base, conv_mode, image_folder, n, temperature, max_new_tokens, seed, batch_size, device
     )
+    found = asking.find()
     records = read_records(data_path)
     fit, of_no_use = candidates(records)
     if not fit:
         why = "; ".join(f"{reason}: {count:,}" for reason, count in of_no_use.items())
         raise ConfigError(f"--data_path {data_path}: none of its {len(records):,} records can be described ({why})")
     worked_on = {"records": fingerprint(map(json.dumps, records))}
-    work, settings, _, load = asking.begin(output, worked_on, (*NEUTRAL, described("", "")))
+    work, settings, _, load = asking.begin(*found, output, worked_on, (*NEUTRAL, described("", "")))
 
     def choose() -> dict[str, Any]:
         order = (fit[permute(k, len(fit), seed, "stic", "records")] for k in range(len(fit)))

@@ -115,9 +115,10 @@ def prefer(
     asking = Asking(
         model_path, model_base, conv_mode, image_folder, n, temperature, max_new_tokens, seed, batch_size, device
     )
+    found = asking.find()
     source = from_folder(image_folder, leave_out=is_published)
     worked_on = {"photographs": source.fingerprint()}
-    work, settings, template, load = asking.begin(output, worked_on, (*PREFERRED, *MISLEADING, *NEUTRAL))
+    work, settings, template, load = asking.begin(*found, output, worked_on, (*PREFERRED, *MISLEADING, *NEUTRAL))
 
     def choose() -> dict[str, Any]:
         order = (permute(k, len(source), seed, "stic", "photographs") for k in range(len(source)))

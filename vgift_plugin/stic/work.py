@@ -24,7 +24,7 @@ from .. import __version__
 from ..errors import ConfigError, UnsuitableImage
 from ..files import publish, write_whole
 from ..host.checkpoint import Checkpoint, device_of
-from ..host.loading import find
+from ..host.loading import Found, find
 from ..journal import Journal, read_journals, require_same
 from ..sources import fingerprint, open_photo
 
@@ -166,18 +166,26 @@ class Asking:
         """What replies depend on besides the question."""
         return {"temperature": self.temperature, "max_new_tokens": self.max_new_tokens, "seed": self.seed}
 
-    def begin(self, output: str, worked_on: dict[str, str], prompts: Iterable[str]) -> Begun:
-        """Reads what the checkpoint is and records the settings of new work, or goes on with what was begun.
+    def find(self) -> tuple[Found, str]:
+        """Returns what the checkpoint is and where this rank asks it; at once, before folders and records are read.
+
+        Raises:
+            ConfigError: the checkpoint or the device is not usable.
+        """
+        return find(self.model_path, self.model_base, self.conv_mode), rank_device(self.device)
+
+    def begin(self, found: Found, where: str, output: str, worked_on: dict[str, str], prompts: Iterable[str]) -> Begun:
+        """Records the settings of new work, or goes on with what was begun.
 
         Args:
+            found, where: see `find`.
             output: see `Work.begin`.
             worked_on: {what: fingerprint}.
             prompts: that the model is asked with.
 
         Raises:
-            ConfigError: the checkpoint or the device is not usable, or see `Work.begin`.
+            ConfigError: see `Work.begin`.
         """
-        found, where = find(self.model_path, self.model_base, self.conv_mode), rank_device(self.device)
         settings = {
             "--model-path": self.model_path,
             "--model-base": self.model_base,
