@@ -33,14 +33,14 @@ from tiny_llava import build, build_tokenizer
 
 from vgift_plugin import get_task
 from vgift_plugin.bench import Row, generation, in_turn, table, through_the_host
-from vgift_plugin.colors import rgb_to_lab, xkcd
-from vgift_plugin.config import Flags, counts
-from vgift_plugin.host.upstream import upstream_dataset
-from vgift_plugin.host.view import OneRecordView
-from vgift_plugin.mixing import MixedDataset, Stream
-from vgift_plugin.seeding import generator
-from vgift_plugin.sources import from_folder, open_photo
-from vgift_plugin.streams import streams
+from vgift_plugin.data.photos import from_folder, open_photo
+from vgift_plugin.data.seeding import generator
+from vgift_plugin.hosts.upstream import upstream_dataset
+from vgift_plugin.hosts.view import OneRecordView
+from vgift_plugin.methods.vgift.flags import Flags, counts
+from vgift_plugin.methods.vgift.mixing import MixedDataset, Stream
+from vgift_plugin.methods.vgift.streams import streams
+from vgift_plugin.tasks.colors import rgb_to_lab, xkcd
 
 TASKS = "rotation,color,correspondence"
 SIZES = {"640×480": (640, 480), "2000×1500": (2000, 1500)}
@@ -221,11 +221,11 @@ def instructions(base, work: Path, n: int, results: list) -> None:
 
     from llava.model import LlavaLlamaForCausalLM
 
-    from vgift_plugin.host.inside import Inside
-    from vgift_plugin.host.instruction import instruct_loss
-    from vgift_plugin.host.losses import MarkingCollator, SplitLoss, mark
-    from vgift_plugin.methods.instruct_loss import InstructedDataset
-    from vgift_plugin.methods.response_loss import InstructCollator, ResponseLoss
+    from vgift_plugin.hosts.model_hooks import Inside
+    from vgift_plugin.methods.l2t.instruction import instruct_loss
+    from vgift_plugin.methods.l2t.labels import InstructedDataset
+    from vgift_plugin.methods.l2t.losses import InstructCollator, ResponseLoss
+    from vgift_plugin.methods.vgift.losses import MarkingCollator, SplitLoss, mark
 
     base.list_data_dict = [talk(record, k) for k, record in enumerate(base.list_data_dict)]
     for record in base.list_data_dict:

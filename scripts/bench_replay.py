@@ -21,8 +21,8 @@ import numpy as np
 import skimage
 from PIL import Image
 
-from vgift_plugin.export import export
-from vgift_plugin.replay import Replay
+from vgift_plugin.methods.vgift.export import export
+from vgift_plugin.methods.vgift.replay import Replay
 
 ROWS = 22_176
 PHOTOGRAPHS = Path(skimage.__file__).parent / "data"

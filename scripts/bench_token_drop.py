@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).parent / "demo"))
 from llava.model import LlavaLlamaForCausalLM
 from tiny_llava import build
 
-from vgift_plugin.host.dropping import DropTokens
-from vgift_plugin.host.inside import Inside
-from vgift_plugin.host.tower import TuneTower
+from vgift_plugin.hosts.model_hooks import Inside
+from vgift_plugin.methods.vitp.dropping import DropTokens
+from vgift_plugin.methods.vitp.tower import TuneTower
 
 TEXT, IMAGE = 64, -200
 

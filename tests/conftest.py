@@ -218,7 +218,7 @@ def host():
     """`llava.train.train`, as upstream wrote it before and after each test."""
     import llava.train.train as module
 
-    from vgift_plugin import host
+    from vgift_plugin import hook as host
 
     before = dict(vars(module))
     template = module.conversation_lib.default_conversation

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from vgift_plugin.drawing import Marker, side_by_side
+from vgift_plugin.audit import audit
+from vgift_plugin.audit.audit import examine, halves, targets_of
+from vgift_plugin.audit.solvers import SOLVERS, brightness_order, jpeg_grid, marked_points, table_of
 from vgift_plugin.errors import ConfigError
-from vgift_plugin.insight import audit
-from vgift_plugin.insight.audit import examine, halves, targets_of
-from vgift_plugin.insight.intervals import effective_size, wilson
-from vgift_plugin.insight.solvers import SOLVERS, brightness_order, jpeg_grid, marked_points, table_of
-from vgift_plugin.task import Sample
+from vgift_plugin.report.intervals import effective_size, wilson
+from vgift_plugin.tasks.drawing import Marker, side_by_side
+from vgift_plugin.tasks.task import Sample
 
 MARKER = Marker(radius_px=6, font_px=18)
 CHEATS = [solver.name for solver in SOLVERS if solver.kind == "cheat"]

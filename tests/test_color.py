@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 
 from vgift_plugin import UnsuitableImage, generator, get_task
-from vgift_plugin.colors import nearest_names
-from vgift_plugin.drawing import overlap
-from vgift_plugin.drawing import test_card as card
 from vgift_plugin.tasks.color import MARKER
+from vgift_plugin.tasks.colors import nearest_names
+from vgift_plugin.tasks.drawing import overlap
+from vgift_plugin.tasks.drawing import test_card as card
 
 Color = get_task("color")
 

@@ -2,7 +2,7 @@ import numpy as np
 from matplotlib.colors import XKCD_COLORS, to_rgb
 from skimage.color import rgb2lab
 
-from vgift_plugin.colors import colorfulness, nearest_names, rgb_to_lab, xkcd
+from vgift_plugin.tasks.colors import colorfulness, nearest_names, rgb_to_lab, xkcd
 
 
 def test_lab_equals_scikit_image():

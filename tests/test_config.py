@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from vgift_plugin.config import Flags, counts
 from vgift_plugin.errors import ConfigError
-from vgift_plugin.streams import streams
+from vgift_plugin.methods.vgift.flags import Flags, counts
+from vgift_plugin.methods.vgift.streams import streams
 
 
 def resolve(**flags):

@@ -6,8 +6,15 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from vgift_plugin import UnsuitableImage, generator, get_task
-from vgift_plugin.drawing import test_card as card
-from vgift_plugin.tasks.correspondence import GAP_PX, MARKER, corners, homography, relit, warp
+from vgift_plugin.tasks.correspondence import (
+    GAP_PX,
+    MARKER,
+    corners,
+    homography,
+    relit,
+    warp,
+)
+from vgift_plugin.tasks.drawing import test_card as card
 
 Correspondence = get_task("correspondence")
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vgift_plugin.seeding import generator
-from vgift_plugin.stic import corruption
-from vgift_plugin.stic.preferences import JITTER, LOWRES
+from vgift_plugin.data.seeding import generator
+from vgift_plugin.methods.stic import corruption
+from vgift_plugin.methods.stic.preferences import JITTER, LOWRES
 
 
 @pytest.fixture

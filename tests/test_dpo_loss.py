@@ -5,7 +5,7 @@ import math
 import pytest
 
 torch = pytest.importorskip("torch")
-from vgift_plugin.methods.preference import IGNORE_INDEX, dpo_loss, response_logps  # noqa: E402
+from vgift_plugin.methods.stic.dpo import IGNORE_INDEX, dpo_loss, response_logps  # noqa: E402
 
 BETA, ALPHA = 0.1, 1 / 1024
 

@@ -12,10 +12,10 @@ from conftest import arguments, torchrun
 from PIL import Image
 from test_llava_train import RECORDED, TRAIN, log_of, run
 
-from vgift_plugin.config import Flags
+from vgift_plugin.data.photos import from_folder, is_held_out
 from vgift_plugin.errors import ConfigError
-from vgift_plugin.sources import from_folder, is_held_out
-from vgift_plugin.streams import split_streams
+from vgift_plugin.methods.vgift.flags import Flags
+from vgift_plugin.methods.vgift.streams import split_streams
 
 TASKS = "rotation,color,correspondence"
 METRIC = re.compile(r"'(eval_\w+|loss\w*)': ([\d.]+)")
@@ -107,9 +107,9 @@ def test_metrics_and_losses_are_what_one_row_at_a_time_gives(module_of, others, 
     """Base records and samples of three tasks, of different lengths, in one batch, against single rows unpadded."""
     import torch
 
-    from vgift_plugin import callbacks
-    from vgift_plugin.host.inside import Inside
-    from vgift_plugin.host.losses import SplitLoss
+    from vgift_plugin.hosts.model_hooks import Inside
+    from vgift_plugin.methods.vgift import callbacks
+    from vgift_plugin.methods.vgift.losses import SplitLoss
 
     made = module_of(ssl_tasks=TASKS, ssl_ratio=1.0, ssl_eval_samples=6, ssl_eval_image_folder=str(others))
     losses = next(callback for callback in made["callbacks"] if isinstance(callback, SplitLoss))

@@ -15,10 +15,10 @@ from conftest import HAS_HOST, ROOT, VGIFT, call, torchrun
 from PIL import Image
 
 from vgift_plugin import get_task
-from vgift_plugin.config import Flags
 from vgift_plugin.errors import ConfigError
-from vgift_plugin.export import export
-from vgift_plugin.streams import streams
+from vgift_plugin.methods.vgift.export import export
+from vgift_plugin.methods.vgift.flags import Flags
+from vgift_plugin.methods.vgift.streams import streams
 
 TASKS = "rotation,color,correspondence"
 FLAGS = {"ssl_tasks": TASKS, "ssl_seed": 7}

@@ -82,7 +82,7 @@ def state(step):
 
 
 def test_the_same_methods_before_and_after_and_the_same_loss(tiny_llava, batch):
-    from vgift_plugin.host.inside import PREPARE, Inside
+    from vgift_plugin.hosts.model_hooks import PREPARE, Inside
 
     kind, own = type(tiny_llava), dict(vars(tiny_llava))
     on_class = (getattr(kind, PREPARE), kind.forward)
@@ -107,7 +107,7 @@ def test_the_same_methods_before_and_after_and_the_same_loss(tiny_llava, batch):
 
 
 def test_a_step_knows_when_it_is(tiny_llava, batch):
-    from vgift_plugin.host.inside import Inside, Moment
+    from vgift_plugin.hosts.model_hooks import Inside, Moment
 
     recorder = Recorder()
     inside = Inside([recorder])
@@ -137,7 +137,7 @@ def test_a_step_knows_when_it_is(tiny_llava, batch):
 
 
 def test_the_first_step_is_the_outermost(tiny_llava, batch):
-    from vgift_plugin.host.inside import Inside
+    from vgift_plugin.hosts.model_hooks import Inside
 
     log = []
     inside = Inside([AddOne(log, "a"), AddOne(log, "b")])
@@ -155,7 +155,7 @@ def test_under_peft_and_after_an_accelerate_like_wrap(tiny_llava, batch):
 
     from peft import LoraConfig, get_peft_model
 
-    from vgift_plugin.host.inside import PREPARE, Inside, find_host
+    from vgift_plugin.hosts.model_hooks import PREPARE, Inside, find_host
 
     model = get_peft_model(copy.deepcopy(tiny_llava), LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
     host = find_host(model)
@@ -176,7 +176,7 @@ def test_a_wrapper_that_keeps_the_forward_it_found(tiny_llava, batch):
     """As peft 0.4's does; whoever goes past the forward in another way is told, since nothing would be dropped."""
     import torch
 
-    from vgift_plugin.host.inside import PREPARE, Inside
+    from vgift_plugin.hosts.model_hooks import PREPARE, Inside
 
     class Keeper(torch.nn.Module):
         def __init__(self, model):
@@ -202,7 +202,7 @@ def test_a_wrapper_that_keeps_the_forward_it_found(tiny_llava, batch):
 
 
 def test_what_it_cannot_do_is_said_and_nothing_is_changed(tiny_llava):
-    from vgift_plugin.host.inside import PREPARE, Inside
+    from vgift_plugin.hosts.model_hooks import PREPARE, Inside
 
     with pytest.raises(HostMismatchError, match=f"Linear: expected a model with {PREPARE}"):
         import torch

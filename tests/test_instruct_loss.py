@@ -81,8 +81,8 @@ def words_of(host, tokenizer, base, record):
 
 
 def loss_of(base, tokenizer, mode, text=True):
-    from vgift_plugin.host.instruction import TextPath
-    from vgift_plugin.methods.instruct_loss import InstructLoss
+    from vgift_plugin.methods.l2t.instruction import TextPath
+    from vgift_plugin.methods.l2t.labels import InstructLoss
 
     return InstructLoss(mode, TEMPLATES, text, TextPath(base, tokenizer), tokenizer)
 
@@ -359,7 +359,7 @@ def test_the_host_words_a_form_of_record_twice_and_no_other(host, tokenizers):
 
 
 def test_what_cannot_be_learned_is_counted_and_stays_as_it_was(host, tokenizers):
-    from vgift_plugin.methods.layout import CHANGED
+    from vgift_plugin.methods.l2t.layout import CHANGED
 
     tokenizer = tokenizers["llama slow"]
     base = base_of(host, "v1", TALK)
@@ -393,7 +393,7 @@ def test_an_instruction_before_its_picture_is_not_learned(host, tokenizers, mode
 
 
 def test_pieces_of_a_character_and_of_a_picture(tokenizers):
-    from vgift_plugin.methods.pieces import Pieces
+    from vgift_plugin.methods.l2t.pieces import Pieces
 
     for tokenizer in tokenizers.values():
         ids = tokenizer("aß 😀").input_ids
@@ -408,8 +408,8 @@ def test_pieces_of_a_character_and_of_a_picture(tokenizers):
 
 def test_informative_fillings_alone_are_learned_of_a_self_supervised_sample(host, tokenizers, photos):
     from vgift_plugin import get_task
-    from vgift_plugin.mixing import Stream
-    from vgift_plugin.sources import from_folder
+    from vgift_plugin.data.photos import from_folder
+    from vgift_plugin.methods.vgift.mixing import Stream
 
     tokenizer = tokenizers["llama slow"]
     base = base_of(host, "v1", [])
@@ -431,7 +431,7 @@ def test_informative_fillings_alone_are_learned_of_a_self_supervised_sample(host
 
 
 def test_folded_labels_come_back_from_padding_and_cutting(host, tokenizers):
-    from vgift_plugin.methods.response_loss import InstructCollator
+    from vgift_plugin.methods.l2t.losses import InstructCollator
 
     tokenizer = copy.copy(tokenizers["llama slow"])
     base = base_of(host, "v1", TALK)
@@ -453,7 +453,7 @@ def test_folded_labels_come_back_from_padding_and_cutting(host, tokenizers):
 
 
 def test_another_way_of_wording_records_is_told(host, tokenizers):
-    from vgift_plugin.host.instruction import TextPath
+    from vgift_plugin.methods.l2t.instruction import TextPath
 
     with pytest.raises(HostMismatchError, match="expected the functions preprocess and preprocess_multimodal"):
         TextPath(object(), tokenizers["llama slow"])
@@ -574,7 +574,7 @@ def test_what_can_never_be_learned_is_told_before_the_first_step(data_module, at
 
 
 def test_a_file_of_templates_and_those_of_the_corpus(data_module, tmp_path, records, tokenizers):
-    from vgift_plugin.methods.templates import find
+    from vgift_plugin.methods.l2t.templates import find
 
     said = "What does picture 0 show?"
     (tmp_path / "templates.json").write_text(json.dumps([said]))
@@ -615,8 +615,8 @@ def losses(out):
 
 def test_the_losses_apart_are_what_the_model_says_of_each_alone(tiny_llava, data_module):
     """With micro-batches, and beside the model's own loss, which stays the same number."""
-    from vgift_plugin.host.inside import Inside
-    from vgift_plugin.methods.response_loss import ResponseLoss
+    from vgift_plugin.hosts.model_hooks import Inside
+    from vgift_plugin.methods.l2t.losses import ResponseLoss
 
     made = data_module(instruct_loss="full")
     batches = [made["data_collator"]([made["train_dataset"][k] for k in some]) for some in ((0, 1, 3), (4, 5))]
@@ -652,8 +652,8 @@ def test_the_losses_apart_are_what_the_model_says_of_each_alone(tiny_llava, data
 @pytest.mark.parametrize("weight", [0.0, 0.25, 3.0])
 def test_weighted_tokens_are_counted_as_often(tiny_llava, data_module, weight):
     """Loss and gradients, against the sums over each kind of token by themselves; 0 is upstream's own loss."""
-    from vgift_plugin.host.inside import Inside
-    from vgift_plugin.methods.response_loss import ResponseLoss
+    from vgift_plugin.hosts.model_hooks import Inside
+    from vgift_plugin.methods.l2t.losses import ResponseLoss
 
     made = data_module(instruct_loss="full")
     batch = made["data_collator"]([made["train_dataset"][k] for k in (0, 1, 3)])
@@ -682,8 +682,8 @@ def test_weighted_tokens_are_counted_as_often(tiny_llava, data_module, weight):
 
 def test_instructions_alone_weigh_nothing_with_weight_zero(tiny_llava, data_module):
     """A batch whose every response was cut off."""
-    from vgift_plugin.host.inside import Inside
-    from vgift_plugin.methods.response_loss import ResponseLoss
+    from vgift_plugin.hosts.model_hooks import Inside
+    from vgift_plugin.methods.l2t.losses import ResponseLoss
 
     made = data_module(instruct_loss="full")
     batch = made["data_collator"]([made["train_dataset"][k] for k in (0, 1)])
@@ -700,8 +700,8 @@ def test_instructions_alone_weigh_nothing_with_weight_zero(tiny_llava, data_modu
 
 
 def test_a_loss_that_cannot_be_weighed_is_told(tiny_llava, data_module):
-    from vgift_plugin.host.inside import Inside
-    from vgift_plugin.methods.response_loss import ResponseLoss
+    from vgift_plugin.hosts.model_hooks import Inside
+    from vgift_plugin.methods.l2t.losses import ResponseLoss
 
     class Fused:
         def forward(self, module, args, kwargs, output):

@@ -1,7 +1,7 @@
 import pytest
 
+from vgift_plugin.data.journal import Journal, read_journals, read_lines
 from vgift_plugin.errors import ConfigError
-from vgift_plugin.journal import Journal, read_journals, read_lines
 
 
 def test_an_unfinished_line_is_cut_off_and_a_damaged_one_told(tmp_path):

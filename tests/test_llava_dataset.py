@@ -11,8 +11,8 @@ import pytest
 from conftest import changed
 from PIL import Image
 
-from vgift_plugin.config import Flags
 from vgift_plugin.errors import ConfigError, HostMismatchError, NoSuitableImageError, SelfTestError
+from vgift_plugin.methods.vgift.flags import Flags
 
 pytestmark = pytest.mark.host
 torch = pytest.importorskip("torch")
@@ -162,7 +162,7 @@ def test_tasks_draw_from_the_metadata_where_no_record_is_published(module_of, re
 def test_no_file_is_left_in_memory_or_on_disk(mixed, records, tmp_path, monkeypatch):
     from pathlib import Path
 
-    from vgift_plugin.host import view as ours
+    from vgift_plugin.hosts import view as ours
 
     monkeypatch.setattr(ours, "MEMORY", str(tmp_path))
     for k in range(len(records), len(mixed)):
@@ -173,7 +173,7 @@ def test_no_file_is_left_in_memory_or_on_disk(mixed, records, tmp_path, monkeypa
 def test_leftovers_of_killed_workers_are_swept(tmp_path):
     import os
 
-    from vgift_plugin.host.view import SAMPLE_PREFIX, sweep
+    from vgift_plugin.hosts.view import SAMPLE_PREFIX, sweep
 
     old, new, other = (tmp_path / name for name in (f"{SAMPLE_PREFIX}a.ppm", f"{SAMPLE_PREFIX}b.ppm", "other.ppm"))
     for path in (old, new, other):
@@ -267,7 +267,7 @@ def test_it_collates_with_the_hosts_samples(mixed, host, tokenizer):
 @pytest.mark.parametrize("version", ["v1", "vicuna_v1", "v0", "llava_llama_2", "llama_2"])
 def test_the_labels_decode_to_the_answer(module_of, host, tokenizer, version):
     data = module_of(ssl_tasks=TASKS, ssl_ratio=1.0, version=version)["train_dataset"]
-    from vgift_plugin.host.self_test import without_template
+    from vgift_plugin.hosts.self_test import without_template
 
     for k in range(len(data.base), len(data)):
         stream, j = data.plan(k)

@@ -11,12 +11,12 @@ from conftest import DINO_STD as STD
 from conftest import build_dino
 from PIL import Image, ImageEnhance
 
+from vgift_plugin.data.photos import open_photo
+from vgift_plugin.data.seeding import generator
 from vgift_plugin.errors import ConfigError, UnsuitableImage
-from vgift_plugin.pairs.features import Encoder, Grid, Photo, nearest
-from vgift_plugin.pairs.labels import place_labels, read_labels, shared_object
-from vgift_plugin.pairs.matching import STAGES, Rules, choose
-from vgift_plugin.seeding import generator
-from vgift_plugin.sources import open_photo
+from vgift_plugin.methods.vgift.pairs.features import Encoder, Grid, Photo, nearest
+from vgift_plugin.methods.vgift.pairs.masks import place_labels, read_labels, shared_object
+from vgift_plugin.methods.vgift.pairs.matching import STAGES, Rules, choose
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -371,7 +371,7 @@ def test_nearest_photographs(monkeypatch):
     similarity[similarity > 0.95] = -2
     similarity[11], similarity[:, 11] = -2, -2
     expected = np.where(similarity.max(axis=1) > -2, similarity.argmax(axis=1), -1)
-    monkeypatch.setattr("vgift_plugin.pairs.features.COLUMNS_AT_ONCE", 17)
+    monkeypatch.setattr("vgift_plugin.methods.vgift.pairs.features.COLUMNS_AT_ONCE", 17)
     found = np.concatenate([nearest(torch.tensor(features), a, min(a + 20, 50), 0.95) for a in (0, 20, 40)])
     assert found.tolist() == expected.tolist()
     assert found[11] == -1 and found[3] != 7

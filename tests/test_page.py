@@ -7,7 +7,7 @@ import pytest
 from test_gallery import browse, needs_browser
 
 from vgift_plugin.errors import ConfigError
-from vgift_plugin.insight.page import check_outputs, plot, report
+from vgift_plugin.report.page import check_outputs, plot, report
 
 
 @pytest.mark.parametrize(

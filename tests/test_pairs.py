@@ -14,13 +14,13 @@ import pytest
 from conftest import ROOT, torchrun
 from PIL import Image
 
+from vgift_plugin.data.files import publish
+from vgift_plugin.data.journal import Journal, read_journals
+from vgift_plugin.data.photos import open_photo
+from vgift_plugin.data.seeding import generator
 from vgift_plugin.errors import ConfigError
-from vgift_plugin.files import publish
-from vgift_plugin.journal import Journal, read_journals
-from vgift_plugin.pairs import job, make_pairs
-from vgift_plugin.pairs.listing import read_pairs
-from vgift_plugin.seeding import generator
-from vgift_plugin.sources import open_photo
+from vgift_plugin.methods.vgift.pairs import job, make_pairs
+from vgift_plugin.methods.vgift.pairs.listing import read_pairs
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")

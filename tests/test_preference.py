@@ -8,8 +8,8 @@ import pytest
 from conftest import ROOT, arguments, build_llava, call, torchrun
 from test_llava_train import log_of, run, script
 
+from vgift_plugin.data.seeding import generator
 from vgift_plugin.errors import ConfigError, HostMismatchError, SelfTestError
-from vgift_plugin.seeding import generator
 
 pytestmark = pytest.mark.host
 RECORDED = ROOT / "tests" / "recorded_weights.py"
@@ -93,7 +93,7 @@ def trainer_of(attached, tiny, tokenizer, data_args, tmp_path):
 
 
 def loss_of(trainer):
-    from vgift_plugin.host.preference_loss import PreferenceLoss
+    from vgift_plugin.methods.stic.preference_loss import PreferenceLoss
 
     return next(one for one in trainer.callback_handler.callbacks if isinstance(one, PreferenceLoss))
 
@@ -112,7 +112,7 @@ def logits_of(model, batch):
 def test_items_and_batches_are_the_hosts_own(module_of, pairs, tmp_path, photos):
     import torch
 
-    from vgift_plugin.host.preference_data import SIDES, record_of
+    from vgift_plugin.methods.stic.preference_data import SIDES, record_of
 
     rows = rows_of(photos, 5)
     (tmp_path / "records.json").write_text(json.dumps([record_of(row, side) for side in SIDES for row in rows]))
@@ -135,7 +135,7 @@ def test_the_reference_is_the_model_as_it_was_before_and_after_training(trainer_
     """Dropout in adapters and attention and a trained projector included; nothing of it is left on the model."""
     import torch
 
-    from vgift_plugin.host.reference import projector_of
+    from vgift_plugin.methods.stic.reference import projector_of
 
     original = build_llava(*tiny)
 
@@ -171,7 +171,7 @@ def test_the_reference_is_what_training_begins_with_and_not_what_the_trainer_was
     """Between the two, DDP gives all ranks the projector of the first."""
     import torch
 
-    from vgift_plugin.host.reference import projector_of
+    from vgift_plugin.methods.stic.reference import projector_of
 
     trainer = trainer_of(pairs(4), max_steps=1)
     with torch.no_grad():
@@ -187,7 +187,7 @@ def test_the_loss_is_what_single_rows_by_hand_give(trainer_of, pairs, tiny):
     """Pairs of different lengths in one padded batch, after some training, against rows alone in float64."""
     import torch
 
-    from vgift_plugin.host.inside import Inside, find_host
+    from vgift_plugin.hosts.model_hooks import Inside, find_host
 
     original = build_llava(*tiny)
     trainer = trainer_of(pairs(8), learning_rate=3e-2, data={"dpo_beta": 0.5, "dpo_alpha": 0.25})
@@ -228,7 +228,7 @@ def test_the_loss_is_what_single_rows_by_hand_give(trainer_of, pairs, tiny):
 def test_what_is_logged_is_of_all_batches_since_the_last_log(trainer_of, pairs):
     import torch
 
-    from vgift_plugin.host.inside import Inside, find_host
+    from vgift_plugin.hosts.model_hooks import Inside, find_host
 
     trainer = trainer_of(pairs(16), gradient_accumulation_steps=2, logging_steps=2, learning_rate=0.0)
     loss, model = loss_of(trainer), trainer.model
@@ -245,7 +245,7 @@ def test_what_is_logged_is_of_all_batches_since_the_last_log(trainer_of, pairs):
 def test_a_rule_is_learned_and_holds_for_pairs_never_seen(trainer_of, pairs, photos, tmp_path):
     import torch
 
-    from vgift_plugin.host.inside import Inside, find_host
+    from vgift_plugin.hosts.model_hooks import Inside, find_host
 
     trainer = trainer_of(pairs(64), learning_rate=2e-2, num_train_epochs=2, per_device_train_batch_size=8)
     held_out = trainer_of(pairs(40, first=64, name="other.jsonl"))
@@ -340,7 +340,7 @@ def test_zero_spreads_the_model_and_leaves_the_reference(tmp_path, tiny):
 def test_a_resumed_run_has_the_reference_it_began_with(trainer_of, pairs, tmp_path, monkeypatch):
     import torch
 
-    from vgift_plugin.host.reference import PROJECTOR_FILE, projector_of
+    from vgift_plugin.methods.stic.reference import PROJECTOR_FILE, projector_of
 
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # torch from 2.6 on cannot resume otherwise
     settings = {"save_strategy": "steps", "save_steps": 1, "learning_rate": 1e-2}
@@ -474,10 +474,10 @@ def test_a_run_that_does_not_see_is_refused(attached, tokenizer, data_args, pair
 
 
 def test_ranks_compare_the_pairs_and_the_loss(pairs, module_of, monkeypatch):
-    from vgift_plugin.config import Flags
-    from vgift_plugin.host.agreement import differences
-    from vgift_plugin.host.preference import facts
-    from vgift_plugin.stic.preferences import read
+    from vgift_plugin.hosts.ranks import differences
+    from vgift_plugin.methods.stic.preference import facts
+    from vgift_plugin.methods.stic.preferences import read
+    from vgift_plugin.methods.vgift.flags import Flags
 
     one, two = read(pairs(3)), read(pairs(3))
     two.rows[1]["rejected"] += " And more."
@@ -485,13 +485,13 @@ def test_ranks_compare_the_pairs_and_the_loss(pairs, module_of, monkeypatch):
     assert "--dpo_beta: 0.1 on rank 0; 0.2 on rank 1" in told and "--preference_data: 3 (" in told
     assert not differences([facts(Flags(), one), facts(Flags(), read(pairs(3)))])
     compared = []
-    monkeypatch.setattr("vgift_plugin.host.agreement.compare", compared.append)
+    monkeypatch.setattr("vgift_plugin.hosts.ranks.compare", compared.append)
     module_of(preference_data=pairs(3))
     assert facts(Flags(), one) in compared
 
 
 def test_flags_that_cannot_be_are_told_at_once(tmp_path):
-    from vgift_plugin.config import Flags
+    from vgift_plugin.methods.vgift.flags import Flags
 
     with pytest.raises(ConfigError) as err:
         Flags(preference_data=str(tmp_path / "no.jsonl"), dpo_beta=0.0, dpo_alpha=-1.0, ssl_tasks="rotation").resolve()

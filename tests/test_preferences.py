@@ -5,7 +5,7 @@ import json
 import pytest
 
 from vgift_plugin.errors import ConfigError
-from vgift_plugin.stic.preferences import read, usable
+from vgift_plugin.methods.stic.preferences import read, usable
 
 HEADER = {"vgift": "preferences", "version": 1, "template": "v1", "model": "ckpt", "settings": {"seed": 0}}
 ROW = {"id": "a", "image": "x/a.jpg", "prompt": "<image>\nWhat is there?", "chosen": "A cat.", "rejected": "A dog."}

@@ -7,9 +7,9 @@ import pytest
 from conftest import VGIFT, call
 from PIL import Image
 
-from vgift_plugin.config import Flags
-from vgift_plugin.mixing import Stream
-from vgift_plugin.sources import from_folder
+from vgift_plugin.data.photos import from_folder
+from vgift_plugin.methods.vgift.flags import Flags
+from vgift_plugin.methods.vgift.mixing import Stream
 
 ALL = "rotation,color,correspondence"
 

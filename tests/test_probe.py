@@ -16,14 +16,16 @@ from PIL import Image
 from test_checkouts import HOSTS
 from test_checkouts import needs as needs_checkout
 
-from vgift_plugin.config import Flags
+from vgift_plugin.data.photos import from_folder
 from vgift_plugin.errors import ConfigError
-from vgift_plugin.insight import needs, probe, sights
-from vgift_plugin.insight.intervals import mean_interval
-from vgift_plugin.insight.probe_page import _histogram
-from vgift_plugin.mixing import Stream
-from vgift_plugin.registry import get_task
-from vgift_plugin.sources import from_folder
+from vgift_plugin.methods.vgift.flags import Flags
+from vgift_plugin.methods.vgift.mixing import Stream
+from vgift_plugin.probe import probe
+from vgift_plugin.probe import task_accuracy as sights
+from vgift_plugin.probe import visual_contribution as needs
+from vgift_plugin.probe.page import _histogram
+from vgift_plugin.report.intervals import mean_interval
+from vgift_plugin.tasks.registry import get_task
 
 host = pytest.mark.host
 TASKS = "rotation,color"
@@ -37,7 +39,7 @@ def adapter(train_flags, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def checkpoint(full):
-    from vgift_plugin.host.checkpoint import Checkpoint
+    from vgift_plugin.hosts.checkpoint import Checkpoint
 
     return Checkpoint.load(str(full))
 
@@ -104,7 +106,7 @@ def test_an_adapter_needs_its_base_and_is_merged_into_it(adapter, tiny, photos, 
     import torch
     from safetensors.torch import load_file
 
-    from vgift_plugin.host.checkpoint import Checkpoint
+    from vgift_plugin.hosts.checkpoint import Checkpoint
 
     flags = ["--ssl_tasks", "rotation", "--image_folder", photos, "-n", 2, "-o", tmp_path / "x.html"]
     done = run("--model-path", adapter, *flags)
@@ -189,7 +191,7 @@ def test_a_batch_of_mixed_lengths_is_each_alone(checkpoint, picture):
 def test_tokens_are_drawn_from_the_softmax():
     import torch
 
-    from vgift_plugin.host.checkpoint import _drawing
+    from vgift_plugin.hosts.checkpoint import _drawing
 
     share = torch.tensor([0.5, 0.3, 0.2])
     for temperature, wanted in ((1.0, [0.5, 0.3, 0.2]), (0.5, [25 / 38, 9 / 38, 4 / 38])):
@@ -380,7 +382,7 @@ def test_a_histogram_shows_how_many_are_at_most_zero():
     ],
 )
 def test_what_a_checkpoint_is_follows_from_its_files(tmp_path, tiny, kind, words, name, template):
-    from vgift_plugin.host.loading import find
+    from vgift_plugin.hosts.loading import find
 
     config = {"model_type": kind, "_name_or_path": f"somewhere/{words}", "mm_vision_tower": str(tiny[1])}
     (tmp_path / "config.json").write_text(json.dumps(config))

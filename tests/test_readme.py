@@ -12,7 +12,7 @@ from conftest import ROOT, arguments, build_llava, call
 from test_preferences import HEADER, ROW
 from test_registry import README, install
 
-from vgift_plugin.catalogue import describe_tasks, flag_table
+from vgift_plugin.tasks.catalogue import describe_tasks, flag_table
 
 TRAIN = ROOT / "scripts" / "demo" / "train_cpu.py"
 PAIR = {"id": "0", "image1": "astronaut.jpg", "image2": "chelsea.jpg", "wh1": [512, 512], "wh2": [451, 300]}
@@ -119,7 +119,7 @@ def test_the_example_task_works_as_written(tmp_path, photos):
 
 
 def test_the_example_knobs_are_knobs(tmp_path):
-    from vgift_plugin.config import Flags
+    from vgift_plugin.methods.vgift.flags import Flags
 
     (tmp_path / "knobs.yaml").write_text(blocks("yaml")[0])
     rotation, color = Flags(ssl_tasks="rotation,color", ssl_config=str(tmp_path / "knobs.yaml")).resolve()

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from vgift_plugin import UnsuitableImage, drawing, generator, get_task
-from vgift_plugin.config import Flags
+from vgift_plugin import UnsuitableImage, generator, get_task
+from vgift_plugin.data.photos import from_folder, from_records
 from vgift_plugin.errors import ConfigError, TaskError
-from vgift_plugin.replay import Replay, is_published
-from vgift_plugin.sources import from_folder, from_records
-from vgift_plugin.streams import find_replay, streams
+from vgift_plugin.methods.vgift.flags import Flags
+from vgift_plugin.methods.vgift.replay import Replay, is_published
+from vgift_plugin.methods.vgift.streams import find_replay, streams
+from vgift_plugin.tasks import drawing
 from vgift_plugin.tasks.photo_pairs import PUBLISHED_MARKER
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from vgift_plugin import generator, get_task
-from vgift_plugin.drawing import test_card as card
+from vgift_plugin.tasks.drawing import test_card as card
 
 Rotation = get_task("rotation")
 

@@ -4,8 +4,9 @@ import pickle
 import pytest
 
 from vgift_plugin import get_task
+from vgift_plugin.data.rows import Rows, absent
 from vgift_plugin.errors import ConfigError
-from vgift_plugin.rows import Rows, RowSource, absent
+from vgift_plugin.methods.vgift.rows import RowSource
 
 Rotation = get_task("rotation")
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vgift_plugin.seeding import generator, permute
+from vgift_plugin.data.seeding import generator, permute
 
 keys = st.one_of(st.integers(0, 10**9), st.text(max_size=8))
 

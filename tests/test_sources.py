@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vgift_plugin.drawing import test_card as card
+from vgift_plugin.data.photos import from_folder, from_records, open_photo
+from vgift_plugin.data.records import read_records
 from vgift_plugin.errors import ConfigError, UnsuitableImage
-from vgift_plugin.sources import from_folder, from_records, open_photo, read_records
+from vgift_plugin.tasks.drawing import test_card as card
 
 EXIF_ORIENTATION = 0x0112
 # How the stored pixels of each orientation follow from the upright picture (EXIF 2.32, 4.6.4).

@@ -16,11 +16,11 @@ from conftest import ROOT, VGIFT, arguments, call, train
 from PIL import Image
 
 from vgift_plugin.errors import ConfigError
-from vgift_plugin.insight import probe
-from vgift_plugin.insight.preferences_page import marked, preview_preferences
-from vgift_plugin.stic import corruption, preferences, prompts
-from vgift_plugin.stic.describe import candidates, describe, with_description
-from vgift_plugin.stic.prefer import SHARES, Plan, cut_off_hint, prefer
+from vgift_plugin.methods.stic import corruption, preferences, prompts
+from vgift_plugin.methods.stic.describe import candidates, describe, with_description
+from vgift_plugin.methods.stic.page import marked, preview_preferences
+from vgift_plugin.methods.stic.prefer import SHARES, Plan, cut_off_hint, prefer
+from vgift_plugin.probe import probe
 
 host = pytest.mark.host
 TOKENS = 24  # more than any reply has
@@ -87,7 +87,7 @@ def rows_of(path):
 
 @pytest.fixture(scope="session")
 def checkpoint(teller):
-    from vgift_plugin.host.checkpoint import Checkpoint
+    from vgift_plugin.hosts.checkpoint import Checkpoint
 
     return Checkpoint.load(str(teller))
 
@@ -134,7 +134,7 @@ def test_what_the_model_is_asked_with(whole, many, checkpoint, monkeypatch):
     from llava.mm_utils import process_images
     from test_probe import prompt_of
 
-    from vgift_plugin.stic.prefer import ask
+    from vgift_plugin.methods.stic.prefer import ask
 
     fed, asked = [], []
     encode, replies = checkpoint.model.encode_images, checkpoint._batch
@@ -230,8 +230,8 @@ def test_prompts_are_no_markup_and_all_different():
 
 @host
 def test_degenerate_pairs(checkpoint):
-    from vgift_plugin.host.checkpoint import Reply
-    from vgift_plugin.stic.prefer import degenerate
+    from vgift_plugin.hosts.checkpoint import Reply
+    from vgift_plugin.methods.stic.prefer import degenerate
 
     def verdict(*texts, ended=(True, True)):
         return degenerate(checkpoint, *map(Reply, texts, ended))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vgift_plugin import UnsuitableImage, generator, get_task, task_names
-from vgift_plugin.drawing import test_card as card
+from vgift_plugin.tasks.drawing import test_card as card
 
 # What LLaVA's templates split on, or turn into special tokens; none may stand in our words.
 MARKERS = [

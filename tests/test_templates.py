@@ -10,9 +10,10 @@ from conftest import VGIFT, call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vgift_plugin.data.records import human_texts
 from vgift_plugin.errors import ConfigError
-from vgift_plugin.methods.sentences import count, human_texts, spans
-from vgift_plugin.methods.templates import find, parse, read
+from vgift_plugin.methods.l2t.sentences import count, spans
+from vgift_plugin.methods.l2t.templates import find, parse, read
 
 
 def sentences(text):

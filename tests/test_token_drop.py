@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from conftest import build_llava
 
-from vgift_plugin.config import Flags
+from vgift_plugin.data.seeding import generator
 from vgift_plugin.errors import ConfigError
-from vgift_plugin.seeding import generator
+from vgift_plugin.methods.vgift.flags import Flags
 
 pytestmark = pytest.mark.host
 IMAGE, IGNORE, PAD = -200, -100, 0
@@ -103,8 +103,8 @@ class Spy:
 
 
 def attached(model, ratio, prob=1.0):
-    from vgift_plugin.host.dropping import DropTokens
-    from vgift_plugin.host.inside import Inside
+    from vgift_plugin.hosts.model_hooks import Inside
+    from vgift_plugin.methods.vitp.dropping import DropTokens
 
     spy = Spy()
     inside = Inside([spy, DropTokens(ratio, prob)])
@@ -261,7 +261,7 @@ def test_the_choice_depends_on_step_micro_step_and_rank_alone(trained):
 def test_tokens_are_chosen_uniformly_and_as_many_as_the_paper_says():
     import torch
 
-    from vgift_plugin.methods.token_drop import choose, kept_count
+    from vgift_plugin.methods.vitp.token_drop import choose, kept_count
 
     assert [kept_count(576, ratio) for ratio in (0.25, 0.5, 0.75, 0.9)] == [432, 288, 144, 58]
     assert (kept_count(10, 0.7), kept_count(3, 0.99), kept_count(0, 0.5)) == (3, 1, 0)
@@ -277,7 +277,7 @@ def test_tokens_are_chosen_uniformly_and_as_many_as_the_paper_says():
 
 def test_nothing_dropped_is_upstream_to_the_bit(trained, caplog):
     """Without the flag nothing is attached; with it and no sample's turn, loss and gradients are the very same."""
-    from vgift_plugin.host.training import with_methods
+    from vgift_plugin.methods.vitp.training import with_methods
 
     module = {"train_dataset": [], "eval_dataset": None}
     for flags in (Flags(), Flags(visual_token_drop=0.0), Flags(visual_token_drop=0.75, visual_token_drop_prob=0.0)):
@@ -313,8 +313,8 @@ def test_hooks_and_methods_are_gone_afterwards(trained):
 def test_a_model_without_position_ids_is_refused():
     from llava.model.language_model.llava_mpt import LlavaMptConfig, LlavaMptForCausalLM
 
-    from vgift_plugin.host.dropping import DropTokens
-    from vgift_plugin.host.inside import PREPARE, Inside
+    from vgift_plugin.hosts.model_hooks import PREPARE, Inside
+    from vgift_plugin.methods.vitp.dropping import DropTokens
 
     model = LlavaMptForCausalLM(LlavaMptConfig(d_model=32, n_heads=2, n_layers=1, vocab_size=64))
     with pytest.raises(ConfigError, match=r"--visual_token_drop 0\.5: LlavaMptForCausalLM takes no position_ids"):
@@ -333,6 +333,6 @@ def test_wrong_flags_come_in_one_message():
     with pytest.raises(ConfigError, match="--visual_token_drop_prob needs --visual_token_drop"):
         Flags(visual_token_drop_prob=0.25).resolve()
     with pytest.raises(ConfigError, match="no --vision_tower"):
-        from vgift_plugin.host.training import with_methods
+        from vgift_plugin.methods.vitp.training import with_methods
 
         with_methods({}, Flags(visual_token_drop=0.5), SimpleNamespace(is_multimodal=False), False)

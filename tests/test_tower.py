@@ -246,7 +246,7 @@ def loss_of(model, dtype=None):
 def test_gradients_reach_the_patch_embedding_with_the_flag_and_not_without(parts):
     import torch
 
-    from vgift_plugin.host.tower import TuneTower, stays_frozen
+    from vgift_plugin.methods.vitp.tower import TuneTower, stays_frozen
 
     model = build_llava(*parts).train()
     assert stays_frozen(model)
@@ -273,7 +273,7 @@ def test_gradients_reach_the_patch_embedding_with_the_flag_and_not_without(parts
 def test_runs_that_would_lose_the_tower_are_refused(parts):
     import torch
 
-    from vgift_plugin.host.tower import TuneTower
+    from vgift_plugin.methods.vitp.tower import TuneTower
 
     model = build_llava(*parts)
     args = SimpleNamespace(**{**vars(ARGS), "tune_mm_mlp_adapter": True})
@@ -295,7 +295,7 @@ def test_an_adapter_that_is_the_layer_itself_goes_too(parts):
     """As up to peft 0.5, where LoRA's Linear is a torch.nn.Linear with more in it."""
     import torch
 
-    from vgift_plugin.host.tower import TuneTower
+    from vgift_plugin.methods.vitp.tower import TuneTower
 
     class Adapter(torch.nn.Linear):
         def __init__(self, *sizes):
@@ -321,9 +321,9 @@ from types import SimpleNamespace as Is
 sys.path.insert(0, {tests!r})
 from conftest import build_llava
 from test_tower import ARGS, loss_of
-from vgift_plugin.host.dropping import DropTokens
-from vgift_plugin.host.inside import Inside
-from vgift_plugin.host.tower import TuneTower
+from vgift_plugin.methods.vitp.dropping import DropTokens
+from vgift_plugin.hosts.model_hooks import Inside
+from vgift_plugin.methods.vitp.tower import TuneTower
 model = build_llava({llm!r}, {tower!r}).train()
 tune = TuneTower()
 tune.on_init_end(ARGS, None, None, model=model)
@@ -354,7 +354,7 @@ def test_deepspeeds_own_shards(tmp_path, parts, monkeypatch):
     status, said = export(out, tmp_path / "tower")
     assert status == 0 and "37 of 55 tensors differ" in said
     assert (features_of(tmp_path / "tower") - features_of(parts[1])).abs().max() > 1e-2
-    from vgift_plugin.host.tower_export import tower_tensors
+    from vgift_plugin.methods.vitp.export_tower import tower_tensors
 
     monkeypatch.setitem(sys.modules, "deepspeed.utils.zero_to_fp32", None)
     with pytest.raises(ConfigError, match=r"run `python zero_to_fp32\.py"):

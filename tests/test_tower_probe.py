@@ -2,15 +2,18 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
-from conftest import VGIFT, call, demo_module
+from conftest import ROOT, call, demo_module
 from PIL import Image, ImageOps
 
 from vgift_plugin.errors import ConfigError
-from vgift_plugin.insight.corruptions import CORRUPTIONS
-from vgift_plugin.insight.tower_probe import MEAN, Split, Tower, examine, features, probe, split
+
+sys.path.insert(0, str(ROOT / "scripts" / "tower_probe"))
+from corruptions import CORRUPTIONS
+from probe import MEAN, Split, Tower, examine, features, probe, split
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +115,7 @@ def test_a_page_a_table_and_the_rows(tmp_path, classes, tiny):
     other = demo_module("tiny_llava").build(tmp_path / "other", image_px=42, hidden=32, tower_hidden=32, seed=1)[1]
     out, rows = tmp_path / "probe.html", tmp_path / "probe.json"
     given = ["--against", other, "--image_folder", classes, "-o", out, "--json", rows, "--batch_size", 5]
-    done = call([*VGIFT, "tower-probe", tiny[1], *given])
+    done = call([sys.executable, ROOT / "scripts" / "tower_probe", tiny[1], *given])
     assert done.returncode == 0, done.stderr
     found = json.loads(rows.read_text())
     assert found["pictures"] == {"train": 18, "test": 18, "classes": ["blue", "green", "red"]}

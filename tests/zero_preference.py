@@ -18,9 +18,9 @@ from conftest import build_llava
 from deepspeed import zero
 from peft import LoraConfig, get_peft_model
 
-from vgift_plugin.host.inside import Inside, find_host
-from vgift_plugin.host.preference_loss import PreferenceLoss
-from vgift_plugin.host.reference import Reference
+from vgift_plugin.hosts.model_hooks import Inside, find_host
+from vgift_plugin.methods.stic.preference_loss import PreferenceLoss
+from vgift_plugin.methods.stic.reference import Reference
 
 
 def batch_of(rank):

@@ -9,16 +9,16 @@ __version__ = "0.1.0"
 
 _HOME = {
     "attach": "launch",
-    "detach": "host",
-    "Sample": "task",
-    "Task": "task",
+    "detach": "hook",
+    "Sample": "tasks.task",
+    "Task": "tasks.task",
     "UnsuitableImage": "errors",
     "VgiftError": "errors",
-    "generator": "seeding",
-    "get_task": "registry",
-    "knob": "task",
-    "register": "registry",
-    "task_names": "registry",
+    "generator": "data.seeding",
+    "get_task": "tasks.registry",
+    "knob": "tasks.task",
+    "register": "tasks.registry",
+    "task_names": "tasks.registry",
 }
 __all__ = sorted(_HOME)
 

@@ -10,15 +10,16 @@ from typing import Any
 
 from PIL import Image
 
-from .config import Flags
+from .data.photos import open_photo
+from .data.records import picture_name, read_records
+from .data.seeding import generator
 from .errors import ConfigError
-from .host.upstream import upstream_dataset
-from .host.view import OneRecordView
-from .mixing import Stream
-from .registry import task_names
-from .seeding import generator
-from .sources import open_photo, picture_name, read_records
-from .streams import streams
+from .hosts.upstream import upstream_dataset
+from .hosts.view import OneRecordView
+from .methods.vgift.flags import Flags
+from .methods.vgift.mixing import Stream
+from .methods.vgift.streams import streams
+from .tasks.registry import task_names
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _preview(args: argparse.Namespace) -> int:
-    from .insight import preview
-    from .insight.preferences_page import preview_preferences
     from .launch import flags_of
+    from .methods.stic.page import preview_preferences
+    from .methods.vgift.preview import preview
 
     if args.preferences is not None:
         given = [name for name in ("data_path", *flags_of(args)) if getattr(args, name) is not None]
@@ -33,8 +33,8 @@ def _preview(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from .export import export
     from .launch import flags_of
+    from .methods.vgift.export import export
 
     options = ("data_path", "n", "epoch", "jpeg_quality", "chunk_size", "workers")
     given = {name: getattr(args, name) for name in options}
@@ -46,7 +46,7 @@ def _pairs(args: argparse.Namespace) -> int:
     import inspect
     import logging
 
-    from .pairs import make_pairs
+    from .methods.vgift.pairs import make_pairs
 
     logging.basicConfig(level=logging.INFO, format="[vgift] %(message)s")
     print(make_pairs(**{name: getattr(args, name) for name in inspect.signature(make_pairs).parameters}))
@@ -54,22 +54,14 @@ def _pairs(args: argparse.Namespace) -> int:
 
 
 def _export_tower(args: argparse.Namespace) -> int:
-    from .host.tower_export import export_tower
+    from .methods.vitp.export_tower import export_tower
 
     print(export_tower(args.checkpoint, args.output, args.model_base, args.vision_tower))
     return 0
 
 
-def _tower_probe(args: argparse.Namespace) -> int:
-    from .insight.tower_probe import probe
-
-    folders = [args.tower] + ([args.against] if args.against else [])
-    print(probe(folders, args.image_folder, args.output, args.json, args.n, args.layer, args.batch_size))
-    return 0
-
-
 def _audit(args: argparse.Namespace) -> int:
-    from .insight import audit
+    from .audit.audit import audit
     from .launch import flags_of
 
     files = args.image_folder, args.data_path, args.n, args.output, args.json
@@ -81,8 +73,8 @@ def _audit(args: argparse.Namespace) -> int:
 def _probe(args: argparse.Namespace) -> int:
     import logging
 
-    from .insight import probe
     from .launch import flags_of
+    from .probe.probe import probe
 
     logging.basicConfig(level=logging.INFO, format="[vgift] %(message)s")
     names = ("model_base", "data_path", "n", "output", "resume", "batch_size", "device", "seed", "conv_mode")
@@ -96,8 +88,8 @@ def _stic(args: argparse.Namespace) -> int:
     import inspect
     import logging
 
-    from .stic.describe import describe
-    from .stic.prefer import prefer
+    from .methods.stic.describe import describe
+    from .methods.stic.prefer import prefer
 
     logging.basicConfig(level=logging.INFO, format="[vgift] %(message)s")
     job = {"prefer": prefer, "describe": describe}[args.job]
@@ -107,7 +99,7 @@ def _stic(args: argparse.Namespace) -> int:
 
 def _templates(args: argparse.Namespace) -> int:
     from .launch import flags_of
-    from .methods.templates import make
+    from .methods.l2t.templates import make
 
     print(make(flags_of(args), args.data_path, args.output))
     return 0
@@ -116,8 +108,8 @@ def _templates(args: argparse.Namespace) -> int:
 def _labels(args: argparse.Namespace) -> int:
     import os
 
-    from .insight.labels import show
     from .launch import flags_of
+    from .methods.l2t.show import show
 
     names = ("data_path", "n", "version", "model_max_length", "output")
     given = {name: getattr(args, name) for name in names}
@@ -145,14 +137,14 @@ def _bench(args: argparse.Namespace) -> int:
 
 
 def _tasks(args: argparse.Namespace) -> int:
-    from .catalogue import describe_tasks
+    from .tasks.catalogue import describe_tasks
 
     print(describe_tasks(args.markdown))
     return 0
 
 
 def _flags(args: argparse.Namespace) -> int:
-    from .catalogue import flag_table
+    from .tasks.catalogue import flag_table
 
     print(flag_table())
     return 0
@@ -356,22 +348,6 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--model-base", "--model_base", metavar="BASE", help=base)
     where = "the original tower, name or folder (default: what CKPT's config says)"
     sub.add_argument("--vision_tower", metavar="NAME", help=where)
-
-    sub = command(
-        "tower-probe",
-        _tower_probe,
-        "what a vision tower's features tell apart, on your pictures, clean and corrupted; needs scikit-learn",
-        "example:\n  vgift tower-probe tower --against openai/clip-vit-large-patch14-336 --image_folder CLASSES\n\n"
-        "CLASSES holds one folder of pictures a class.",
-    )
-    sub.add_argument("tower", metavar="DIR", help="a CLIPVisionModel, folder or name")
-    sub.add_argument("--against", metavar="DIR2", help="another one: the tower before training")
-    sub.add_argument("--image_folder", required=True, metavar="CLASSES", help="one folder of pictures a class")
-    sub.add_argument("-n", type=int, default=200, metavar="N", help="pictures of each class at most (default 200)")
-    sub.add_argument("--layer", type=int, default=-2, metavar="L", help="whose patch tokens (default -2, as LLaVA)")
-    sub.add_argument("--batch_size", type=int, default=16, metavar="N", help="pictures at once (default 16)")
-    sub.add_argument("-o", "--output", default="probe.html", metavar="FILE", help="the page (default probe.html)")
-    sub.add_argument("--json", metavar="FILE", help="the same rows as JSON")
 
     sub = command(
         "stic",

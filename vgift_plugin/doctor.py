@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 from . import patch
 from .errors import HostMismatchError
-from .registry import task_names
+from .tasks.registry import task_names
 
 SHOWN = ("torch", "transformers", "tokenizers", "accelerate", "peft", "deepspeed", "flash-attn", "bitsandbytes")
 PACKAGES = ("llava", "tinyllava")
@@ -70,7 +70,7 @@ def _host() -> tuple[list[str], bool]:
     known = ", ".join(f"{name} {_version(name)}" for name in offered) or "no distribution: a checkout on the path"
     where = next(iter(spec.submodule_search_locations or []), spec.origin)
     lines = [f"{package:<13} {known}  {where}"]
-    from .host.hook import ARGUMENTS, MAKE, check
+    from .hook import ARGUMENTS, MAKE, check
 
     name = f"{package}.train.train"
     try:

@@ -20,10 +20,10 @@ from types import ModuleType
 from typing import get_args, get_type_hints
 from urllib.parse import quote, unquote
 
-from .config import PATHS, Flags
 from .errors import ConfigError, HookError
-from .methods.templates import read as read_templates
-from .stic.preferences import read as read_preferences
+from .methods.l2t.templates import read as read_templates
+from .methods.stic.preferences import read as read_preferences
+from .methods.vgift.flags import PATHS, Flags
 
 logger = logging.getLogger(__name__)
 # DeepSpeed hands variables to other nodes only where their names start with PYTHON (and a few others), unquoted in a
@@ -177,7 +177,8 @@ def attach(module: ModuleType | None = None, defaults: dict | None = None) -> No
         defaults: {flag: value} for flags that the command line does not have; those of the `vgift run` above this
             process, if there is one.
     """
-    from .host import attach, hook
+    from . import hook
+    from .hook import attach
 
     if defaults is None and VARIABLE in os.environ:
         attach_here(importlib.import_module(hook.HOST) if module is None else module)
@@ -191,7 +192,7 @@ def attach_here(module: ModuleType) -> None:
     Raises:
         HookError: the flags did not get here.
     """
-    from .host import attach
+    from .hook import attach
 
     if VARIABLE not in os.environ:
         raise HookError(
@@ -215,7 +216,7 @@ def watch_parser(hf_argparser: ModuleType) -> None:
     So to a training file that is the main program, to a renamed copy, and to forks that import the two names. The
     parser's constructor is wrapped until then, and put back.
     """
-    from .host import hook
+    from . import hook
 
     parser, original = hf_argparser.HfArgumentParser, hf_argparser.HfArgumentParser.__init__
 

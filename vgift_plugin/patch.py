@@ -10,8 +10,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from .data.files import write_whole
 from .errors import ConfigError
-from .files import write_whole
 
 SHIPPED = Path(__file__).parent / "patches"
 CHECKOUT = Path(__file__).parent.parent / "patches"  # of this package, where it runs from one

@@ -17,7 +17,7 @@ from data import PHOTOGRAPHS, scene, turn, view
 from PIL import Image
 
 from vgift_plugin import generator
-from vgift_plugin.stic.prompts import MISLEADING, NEUTRAL, PREFERRED, with_image
+from vgift_plugin.methods.stic.prompts import MISLEADING, NEUTRAL, PREFERRED, with_image
 
 PARTS = ("train", "unlabelled", "heldout")
 INVENTED = ("two red cars", "a dog", "three ghosts", "a green horse")

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from vgift_plugin import get_task, task_names
-from vgift_plugin.colors import xkcd
+from vgift_plugin.tasks.colors import xkcd
 
 
 def corpus() -> list[str]:

@@ -17,11 +17,11 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from ..colors import colorfulness, nearest_names
-from ..drawing import Marker, PublishedMarker, fitted
 from ..errors import UnsuitableImage
-from ..registry import register
-from ..task import Params, Stored, Task, knob, tidy
+from .colors import colorfulness, nearest_names
+from .drawing import Marker, PublishedMarker, fitted
+from .registry import register
+from .task import Params, Stored, Task, knob, tidy
 
 MARKER = Marker(radius_px=6, font_px=18)
 PUBLISHED_MARKER = PublishedMarker(radius_px=8, rim="white", rim_px=2, font_px=28, offset=(5, -3), padding_px=3)

@@ -14,12 +14,12 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from ..drawing import side_by_side
 from ..errors import UnsuitableImage
-from ..registry import register
-from ..task import Params, Stored, Task, knob
 from . import photo_pairs
+from .drawing import side_by_side
 from .photo_pairs import GAP_PX, MARKER
+from .registry import register
+from .task import Params, Stored, Task, knob
 
 TRIES = 8  # pairs of views tried before the photograph is passed over
 POINTS = 96  # points tried in each pair of views

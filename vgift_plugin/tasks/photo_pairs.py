@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ..drawing import Marker, PublishedMarker, side_by_side
 from ..errors import UnsuitableImage
-from ..task import Params, Stored
+from .drawing import Marker, PublishedMarker, side_by_side
+from .task import Params, Stored
 
 if TYPE_CHECKING:
     from .correspondence import Correspondence

@@ -9,10 +9,10 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from ..drawing import fitted, looks_flat
 from ..errors import UnsuitableImage
-from ..registry import register
-from ..task import Params, Stored, Task, knob
+from .drawing import fitted, looks_flat
+from .registry import register
+from .task import Params, Stored, Task, knob
 
 BLOCK_PX = 8  # of JPEG
 # Clockwise, in degrees; Pillow names its lossless transposes counter-clockwise.

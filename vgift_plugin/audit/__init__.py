@@ -1,0 +1,1 @@
+"""`vgift audit`: can a task be solved without looking?"""

@@ -1,0 +1,244 @@
+"""Where photographs come from. The only place that opens one: EXIF-transposed RGB, or a counted reason why not."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ..errors import ConfigError, UnsuitableImage
+from .records import picture_name
+
+ORIENTATION = 0x0112  # the EXIF tag
+HELD_OUT = 20  # one photograph in so many
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+# What Pillow raises on broken files, by reading its plugins; anything else is a bug and must not pass for a bad image.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, KeyError, IndexError, TypeError)
+
+
+def open_photo(path: str, upright: bool = True, longest_px: int | None = None) -> Image.Image:
+    """Returns the photograph as RGB, turned upright by its EXIF orientation; the first frame of an animation.
+
+    Args:
+        path: the file.
+        upright: False leaves the pixels as they lie in the file.
+        longest_px: what the longest side is needed at. JPEG files are then decoded at 1/2, 1/4 or 1/8 of their size,
+            where that still gives as much; others come as they are.
+
+    Raises:
+        UnsuitableImage: the file is missing, no file, unreadable, too large (Pillow's own limit, 179 million pixels),
+            or has more than 8 bits per channel (the host would clip it to white).
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise UnsuitableImage("more than 8 bits")
+            if longest_px is not None:
+                scale = longest_px / max(image.size)
+                image.draft("RGB", (math.ceil(image.width * scale), math.ceil(image.height * scale)))
+            if upright and image.getexif().get(ORIENTATION, 1) != 1:
+                return ImageOps.exif_transpose(image).convert("RGB")
+            image.load()
+            return image if image.mode == "RGB" else image.convert("RGB")  # convert() copies, 9 MB at 2000×1500
+    except FileNotFoundError:
+        raise UnsuitableImage("missing file") from None
+    except IsADirectoryError:
+        raise UnsuitableImage("not a file") from None
+    except Image.DecompressionBombError:
+        raise UnsuitableImage("too many pixels") from None
+    except _BROKEN:
+        raise UnsuitableImage("unreadable") from None
+
+
+class ImageSource:
+    """A sequence of photographs, known by name; holds numbers or packed bytes, never a list of strings.
+
+    Args:
+        where: what to call it in the mix table and in errors.
+        size: how many there are.
+        root: the folder they lie in.
+        name: gives the name of the k-th, relative to it.
+    """
+
+    def __init__(self, where: str, size: int, root: str, name: Callable[[int], str]):
+        self.where, self.root, self.name = where, root, name
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def path(self, index: int) -> str:
+        """Returns the path of a photograph."""
+        return os.path.join(self.root, self.name(index))
+
+    def fingerprint(self) -> str:
+        """Returns number and hash of the names, in order: equal sources give equal samples, wherever they lie."""
+        return fingerprint(map(self.name, range(len(self))))
+
+    def open(self, index: int, longest_px: int | None = None) -> Image.Image:
+        """Returns the photograph; see `open_photo`."""
+        return open_photo(self.path(index), longest_px=longest_px)
+
+    def split(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the numbers of the photographs to train on, and of those held out; see `is_held_out`."""
+        held_out = np.fromiter((is_held_out(self.name(index)) for index in range(len(self))), bool, len(self))
+        return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+    def part(self, numbers: np.ndarray, where: str) -> ImageSource:
+        """Returns a source of some of these photographs."""
+        return ImageSource(where, len(numbers), self.root, PartOfNames(self.name, numbers))
+
+
+def fingerprint(entries: Iterable[str]) -> str:
+    """Returns how many strings there are and a hash of them in their order: `118,287 (3f0a…)`."""
+    digest, count = blake2b(digest_size=8), 0
+    for entry in entries:
+        digest.update(entry.encode(errors="surrogateescape") + b"\0")
+        count += 1
+    return f"{count:,} ({digest.hexdigest()})"
+
+
+def is_held_out(name: str) -> bool:
+    """Tells whether a photograph is held out for evaluation: one in `HELD_OUT`, by the hash of its file's name alone.
+
+    So it is the same photograph in every run, whatever the seed, the tasks, the folder's place and what else is in it.
+    """
+    file = name.replace("\\", "/").rpartition("/")[2]
+    return int.from_bytes(blake2b(file.encode(errors="surrogateescape"), digest_size=8).digest(), "big") % HELD_OUT == 0
+
+
+class PartOfNames:
+    """Some of the names another source of names gives: the k-th is the other's `numbers[k]`-th."""
+
+    def __init__(self, names: Callable[[int], str], numbers: np.ndarray):
+        self.names, self.numbers = names, numbers
+
+    def __call__(self, index: int) -> str:
+        return self.names(int(self.numbers[index]))
+
+
+class PackedNames:
+    """Strings in two arrays: 118,287 COCO names take 3 MB and no forked worker's reference counts copy them."""
+
+    def __init__(self, names: Sequence[str]):
+        encoded = [os.fsencode(name) for name in names]
+        self._bytes = np.frombuffer(b"".join(encoded), np.uint8)
+        self._ends = np.cumsum([0, *map(len, encoded)])
+
+    def __call__(self, index: int) -> str:
+        return os.fsdecode(self._bytes[self._ends[index] : self._ends[index + 1]].tobytes())
+
+
+class RecordNames:
+    """The images of LLaVA records, by the position of the first record that shows each.
+
+    Args:
+        records: LLaVA's `list_data_dict`, kept by reference.
+        positions: int array.
+    """
+
+    def __init__(self, records: Sequence[dict], positions: np.ndarray):
+        self.records, self.positions = records, positions
+
+    def __call__(self, index: int) -> str:
+        return picture_name(self.records[int(self.positions[index])])
+
+
+def from_folder(
+    folder: str, pattern: str | None = None, leave_out: Callable[[str], bool] = lambda name: False
+) -> ImageSource:
+    """Returns all images of a folder and of the folders in it (links are followed once), sorted by relative path.
+
+    Args:
+        folder: where to look.
+        pattern: a glob that the path relative to `folder` must match; `*` also stands for `/`.
+        leave_out: tells by the name which images are no photographs to make samples of.
+
+    Raises:
+        ConfigError: there is no such folder, no image in it, or none that matches.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise ConfigError(f"{folder} is not a folder")
+    names, seen = [], set()
+    for here, folders, files in os.walk(root, followlinks=True):
+        status = os.stat(here)
+        if (status.st_dev, status.st_ino) in seen:  # a link back to a folder that was visited
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        inside = os.path.relpath(here, root)
+        names += [os.path.normpath(os.path.join(inside, f)) for f in files if f.lower().endswith(SUFFIXES)]
+    if not names:
+        raise ConfigError(f"no image in {folder} (looked for {', '.join(SUFFIXES)}, also in the folders inside)")
+    names.sort()
+    photographs = [name for name in names if not leave_out(name)]
+    kept = [name for name in photographs if pattern is None or fnmatch.fnmatchcase(name, pattern)]
+    if not kept:
+        raise ConfigError(_none_left(f"images of {folder}", len(names), len(photographs), pattern, names[0]))
+    where = f"images of {folder}" + _left_out(len(names) - len(photographs))
+    return ImageSource(where, len(kept), folder, PackedNames(kept))
+
+
+def _left_out(count: int) -> str:
+    return f" ({count:,} published samples among them left out)" if count else ""
+
+
+def _none_left(what: str, count: int, photographs: int, pattern: str | None, example: str) -> str:
+    if not photographs:
+        return f"the {count:,} {what} are all published samples, no photographs to make samples of: {example!r}"
+    return f"none of the {photographs:,} {what} matches {pattern!r}; the first is {example!r}"
+
+
+def from_records(
+    records: Sequence[dict],
+    folder: str,
+    pattern: str | None = None,
+    leave_out: Callable[[str], bool] = lambda name: False,
+) -> ImageSource:
+    """Returns the distinct images of LLaVA records, in the order of their first record.
+
+    Args:
+        records: dicts, those with a picture have its path under `image`.
+        folder: what the paths are relative to.
+        pattern: a glob that the path as written in the record must match; `*` also stands for `/`.
+        leave_out: tells by the name which images are no photographs to make samples of.
+
+    Raises:
+        ConfigError: no record has an image, or none that matches.
+    """
+    names = [image if type(image := record.get("image")) is str else picture_name(record) for record in records]
+    seen = dict(zip(reversed(names), reversed(range(len(names))), strict=True))  # the first of each name stays
+    seen.pop(None, None)
+    photographs = [(position, name) for name, position in seen.items() if not leave_out(name)]
+    positions = sorted(p for p, name in photographs if pattern is None or fnmatch.fnmatchcase(name, pattern))
+    example, left_out = names[min(seen.values())] if seen else None, len(seen) - len(photographs)
+    if not seen:
+        raise ConfigError(
+            "no record of the base set has an image to make samples of; name a folder: --ssl_image_folder"
+        )
+    if not positions:
+        raise ConfigError(_none_left("images of the base set", len(seen), len(seen) - left_out, pattern, example))
+    names = RecordNames(records, np.array(positions, np.int64))
+    return ImageSource("images of the base records" + _left_out(left_out), len(positions), folder, names)
+
+
+def choose(
+    image_folder: str | None,
+    pattern: str | None,
+    records: Sequence[dict] | None,
+    records_folder: str | None,
+    leave_out: Callable[[str], bool] = lambda name: False,
+) -> ImageSource:
+    """Returns the images the flags ask for: those of `--ssl_image_folder`, else those of the base records."""
+    if image_folder is not None:
+        return from_folder(image_folder, pattern, leave_out)
+    return from_records(records or (), records_folder or "", pattern, leave_out)

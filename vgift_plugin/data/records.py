@@ -1,0 +1,75 @@
+"""The grammar of training records: turns, their texts, and where the pictures are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..errors import ConfigError
+
+IMAGE = "<image>"  # where a record's picture is in its conversation
+HUMAN = frozenset({"human", "user"})
+
+
+def picture_name(record: dict) -> str | None:
+    """Returns the name of a record's one picture; forks also write it as a list of one. None for none or several."""
+    image = record.get("image")
+    if isinstance(image, list) and len(image) == 1:
+        image = image[0]
+    return image if isinstance(image, str) else None
+
+
+def top_folder(name: str) -> str:
+    """Returns the first folder of a relative path, which names the data set: `coco/train2017/1.jpg` is of `coco`."""
+    parts = [part for part in Path(name).parts if part != "."]
+    return parts[0] if len(parts) > 1 and parts[0] not in ("..", "/") else ""
+
+
+def why_not_one_picture(record: dict) -> str | None:
+    """Returns why a record is not about one picture with one place for it in the conversation; None where it is."""
+    if not record.get("image"):
+        return "no picture"
+    if picture_name(record) is None:
+        return "several pictures"
+    turns = record.get("conversations")
+    if not isinstance(turns, list) or not all(
+        isinstance(turn, dict) and isinstance(turn.get("value"), str) for turn in turns
+    ):
+        return "no conversation"
+    places = sum(turn["value"].count(IMAGE) for turn in turns)
+    return None if places == 1 else f"{IMAGE} stands {places} times"
+
+
+def read_records(data_path: str | None) -> list[dict] | None:
+    """Returns the LLaVA records of a JSON file; None without one.
+
+    Raises:
+        ConfigError: it cannot be read, or is no list of records, or an empty one.
+    """
+    if data_path is None:
+        return None
+    try:
+        records = json.loads(Path(data_path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise ConfigError(f"--data_path {data_path}: cannot be read: {err}") from err
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise ConfigError(f"--data_path {data_path}: is not a list of LLaVA records")
+    if not records:
+        raise ConfigError(f"--data_path {data_path}: holds no record")
+    return records
+
+
+def human_texts(record: dict) -> list[str]:
+    """Returns what the human says in a record, turn by turn; forks also write `role` and `content`."""
+    turns = record.get("conversations") or ()
+    return [said(turn) for turn in turns if is_human(turn)]
+
+
+def is_human(turn: dict) -> bool:
+    """Tells whether a turn is the human's."""
+    return turn.get("from", turn.get("role")) in HUMAN
+
+
+def said(turn: dict) -> str:
+    """Returns the text of a turn."""
+    return turn.get("value", turn.get("content")) or ""

@@ -1,0 +1,108 @@
+"""Rows of JSON, kept as their text, and names of files that stay below a folder."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from ..errors import ConfigError
+
+_BETWEEN = re.compile(r"[\s,]*")
+SHOWN = 3  # names in an error; the counts are complete
+
+
+class Rows(Sequence):
+    """The rows of a JSON list, or of a file of JSON lines; kept as their text, a row is parsed when it is asked for.
+
+    So 22,176 rows cost the size of their file and two numbers a row, and forked workers share them.
+
+    Args:
+        path: the file.
+        on_row: told the number, from 1 up, and the content of every row on the way.
+
+    Raises:
+        ConfigError: it cannot be read, or holds something else than JSON objects.
+    """
+
+    def __init__(self, path: str | Path, on_row: Callable[[int, dict], None] = lambda number, row: None):
+        self.path = str(path)
+        try:
+            self._text = Path(path).read_text(encoding="utf-8")
+        except (OSError, ValueError) as err:
+            raise ConfigError(f"{path}: cannot be read: {err}") from err
+        if self._text.startswith("version https://git-lfs"):
+            raise ConfigError(f"{path}: is a Git LFS pointer, not the file itself; get it with `git lfs pull`")
+        self._starts = np.fromiter(self._scan(on_row), np.int64)
+        if not len(self._starts):
+            raise ConfigError(f"{path}: holds no row")
+
+    def _scan(self, on_row: Callable[[int, dict], None]) -> Iterator[int]:
+        """Yields the place of every row in the text."""
+        text, decode = self._text, json.JSONDecoder().raw_decode
+        place = _BETWEEN.match(text).end()
+        listed = text.startswith("[", place)
+        place = _BETWEEN.match(text, place + listed).end()
+        count = 0
+        while place < len(text) and not (listed and text[place] == "]"):
+            try:
+                row, end = decode(text, place)
+            except ValueError as err:
+                raise ConfigError(f"{self.path}: row {count + 1:,} is not JSON: {err}") from err
+            if not isinstance(row, dict):
+                raise ConfigError(f"{self.path}: row {count + 1:,} is not an object with names and values: {row!r:.60}")
+            count += 1
+            on_row(count, row)
+            yield place
+            place = _BETWEEN.match(text, end).end()
+        if listed and place >= len(text):
+            raise ConfigError(f"{self.path}: ends after row {count:,}, before its closing bracket; is it cut off?")
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, index: int) -> dict:
+        return json.JSONDecoder().raw_decode(self._text, int(self._starts[index]))[0]
+
+    def part(self, numbers: np.ndarray) -> Rows:
+        """Returns some of these rows, without reading the file again."""
+        some = copy.copy(self)
+        some._starts = self._starts[numbers]
+        return some
+
+
+def inside(name: Any) -> str:
+    """Returns a relative name that stays below its folder; ValueError for every other."""
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise ValueError(f"{name!r} is no name of a photograph")
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"the photograph {name!r} lies outside the image folder")
+    return name
+
+
+def absent(folder: str, names: Iterable[str]) -> list[str]:
+    """Returns those of the names that are no files below the folder, in their order; each folder is listed once."""
+    listed: dict[str, set[str]] = {}
+    missing = []
+    for name in names:
+        parent, _, file = name.rpartition("/")
+        if parent not in listed:
+            try:
+                listed[parent] = set(os.listdir(os.path.join(folder, parent)))
+            except OSError:
+                listed[parent] = set()
+        if file not in listed[parent]:
+            missing.append(name)
+    return missing
+
+
+def some(names: Sequence[str]) -> str:
+    """Returns the first few names, for an error."""
+    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")

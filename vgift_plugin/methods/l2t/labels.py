@@ -1,0 +1,216 @@
+"""L2T, learning to instruct: beside the response, a model learns to predict the instruction from the picture.
+
+Source: arXiv 2503.22215 (first called LIT). Labels alone change; the four modes are the rows of the paper's ablation.
+Which tokens are supervised is decided on characters of the human texts, found in the host's tokens by `layout`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...data.proxy import Around
+from ...data.records import IMAGE, human_texts, is_human
+from ...data.tally import Tally
+from ...hosts import IGNORE_INDEX
+from ...tasks.task import Sample
+from .layout import Layouts, Unfit, solid, whole
+from .pieces import Pieces
+from .sentences import Span, spans
+
+INSTRUCTION = "vgift_instruction"  # the key of an item, and of a batch, that tells which labels are an instruction's
+MASKED, NO_PICTURE_YET = "all labels masked by LLaVA", "no picture before the instruction"
+
+
+def without(text: str, templates: frozenset[str]) -> list[Span]:
+    """Returns where the sentences lie that are no templates; neighbours, with the white space between, as one span."""
+    result: list[Span] = []
+    joined = False
+    for start, end in spans(text):
+        keep = text[start:end] not in templates
+        if keep and joined and IMAGE not in text[result[-1][1] : start]:
+            result[-1] = (result[-1][0], end)
+        elif keep:
+            result.append((start, end))
+        joined = keep
+    return result
+
+
+def covered(text: str, tokens: Sequence[Span], places: Sequence[Span]) -> np.ndarray:
+    """Returns which tokens lie in spans, as (tokens,) booleans.
+
+    All characters of such a token that are no white space lie in spans, and it has one; or it is white space with the
+    same span before and after it. A token that mixes template and content is none.
+
+    Args:
+        text: what the tokens stand for.
+        tokens: the characters of each.
+        places: spans, counted in characters that are no white space.
+    """
+    count = np.concatenate([[0], np.cumsum([not character.isspace() for character in text], dtype=np.int64)])
+    size = int(count[-1])
+    number = np.zeros(size + 2, np.int64)  # of the span that each character is in, from 1 up; 0 at both ends
+    for k, (start, end) in enumerate(places, 1):
+        number[1 + min(start, size) : 1 + min(end, size)] = k
+    inside = np.concatenate([[0], np.cumsum(number[1:-1] > 0)])
+    starts, ends = np.array(tokens, np.int64).reshape(-1, 2).T
+    first, last = count[starts], count[ends]
+    content = (last > first) & (inside[last] - inside[first] == last - first)
+    gap = (last == first) & (ends > starts) & (number[first] > 0) & (number[first] == number[first + 1])
+    return content | gap
+
+
+@dataclass
+class InstructLoss:
+    """Turns labels of the response alone into labels of response and instruction.
+
+    Attributes:
+        mode: `full`, `no_system` or `no_template`.
+        templates: sentences that are no content, with `no_template`.
+        text: whether records without a picture are supervised too.
+        speak: the host's text path: turns a record into its token ids.
+        tokenizer: the run's.
+        tally: counts the records left as they were, by reason.
+    """
+
+    mode: str
+    templates: frozenset[str]
+    text: bool
+    speak: Callable[[dict], list[int]]
+    tokenizer: Any
+
+    def __post_init__(self):
+        self.tally = Tally()
+        self.pieces = Pieces(self.tokenizer)
+        self.layouts = Layouts(self.speak, self.pieces)
+        added = getattr(self.tokenizer, "added_tokens_decoder", {})  # fast tokenizers list only some of them as special
+        marked = {id for id, token in added.items() if getattr(token, "special", False)}
+        self._special = np.array(sorted(marked.union(self.tokenizer.all_special_ids)), np.int64)
+        self._never = np.array(
+            [id for id in (self.tokenizer.bos_token_id, self.tokenizer.pad_token_id) if id is not None], np.int64
+        )
+
+    def __call__(self, item: dict, record: dict) -> dict:
+        """Returns the host's item for a record with labels of its instruction, and which those are (L,), booleans.
+
+        All else in it is the same object, and so is the item itself where its instruction is not learned.
+        """
+        if not self.text and not has_picture(record):
+            return item
+        texts = human_texts(record)
+        if self.mode == "no_template":
+            return self._taught(item, record, [without(text, self.templates) for text in texts])
+        return self._taught(item, record, [whole(text) for text in texts])
+
+    def of_sample(self, item: dict, sample: Sample, name: str) -> dict:
+        """Returns the same for a self-supervised sample. Its wording is a template; what a picture fills in is none."""
+        record = sample.record(name, "")
+        text = human_texts(record)[0]
+        if self.mode != "no_template":
+            return self._taught(item, record, [whole(text)])
+        before = len(text) - len(sample.instruction)
+        return self._taught(item, record, [[(before + start, before + end) for start, end in sample.informative]])
+
+    def _taught(self, item: dict, record: dict, marks: list[list[Span]]) -> dict:
+        try:
+            mask = self.mask(item["input_ids"], item["labels"], record, marks)
+        except Unfit as unfit:
+            self.tally("instructions", unfit.reason, [str(record.get("id"))])
+            return item
+        return {**item, "labels": torch.where(mask, item["input_ids"], item["labels"]), INSTRUCTION: mask}
+
+    def mask(
+        self, input_ids: torch.Tensor, labels: torch.Tensor, record: dict, marks: list[list[Span]]
+    ) -> torch.Tensor:
+        """Returns which tokens of a record's instruction are supervised, as booleans of the labels' shape (L,).
+
+        Args:
+            input_ids: (L,) what the host made of the record.
+            labels: (L,) the same; -100 outside the response.
+            record: the record.
+            marks: spans of each human turn.
+
+        Raises:
+            Unfit: nothing of this record can be supervised, and why.
+        """
+        free = labels == IGNORE_INDEX
+        if bool(free.all()):
+            raise Unfit(MASKED)
+        if not any(marks) and self.mode != "full":
+            return torch.zeros_like(free)
+        ids = input_ids.tolist()
+        chosen = self._located(ids, record, marks)
+        if has_picture(record) and (chosen.any() or self.mode == "full"):
+            pictures = [k for k, id in enumerate(ids) if id < 0]
+            if not pictures or (chosen.any() and pictures[0] > chosen.argmax()):
+                raise Unfit(NO_PICTURE_YET)
+        if self.mode == "full":
+            chosen = self._all(ids)
+        return torch.from_numpy(chosen).to(free.device) & free
+
+    def _located(self, ids: list[int], record: dict, marks: list[list[Span]]) -> np.ndarray:
+        """Returns which tokens lie in the marked spans, special tokens left out."""
+        text, tokens = self.pieces.read(ids)
+        rest = iter(marks)
+        each = [next(rest) if is_human(turn) else [] for turn in record["conversations"]]
+        places = self.layouts.find(record, each, solid(text), len(ids) >= self.tokenizer.model_max_length)
+        return covered(text, tokens, places) & ~np.isin(ids, self._special)
+
+    def _all(self, ids: list[int]) -> np.ndarray:
+        """Returns all tokens but BOS, padding, the picture's place and the white space beside it.
+
+        Its place begins and ends with the pair of special tokens around it, where there is one (`<im_start>`).
+        """
+        text, tokens = self.pieces.read(ids)
+        chosen = (np.array(ids) >= 0) & ~np.isin(ids, self._never)
+        special = np.isin(ids, self._special)
+        for picture in (k for k, id in enumerate(ids) if id < 0):
+            reach = int(0 < picture < len(ids) - 1 and special[picture - 1] and special[picture + 1])
+            chosen[picture - reach : picture + reach + 1] = False
+            for step in (-1, 1):
+                k = picture + step * (1 + reach)
+                while 0 <= k < len(ids) and ids[k] >= 0 and text[slice(*tokens[k])].isspace():
+                    chosen[k] = False
+                    k += step
+        return chosen
+
+
+def has_picture(record: dict) -> bool:
+    """Tells whether a record comes with a picture, by the keys that LLaVA and its forks look at."""
+    return "image" in record or "video" in record
+
+
+class InstructedDataset(Around):
+    """The host's dataset with labels of the instructions. Every other attribute is the host's.
+
+    Args:
+        base: the host's dataset, or one around it.
+        loss: what labels are given.
+    """
+
+    def __init__(self, base: Any, loss: InstructLoss):
+        self.base, self.loss = base, loss
+
+    def __getitem__(self, index: int) -> Any:
+        return self.loss(self.base[index], self.base.list_data_dict[index])
+
+
+@dataclass
+class Instructed:
+    """Speaks for self-supervised samples, as `speak` does, with labels of their instructions.
+
+    Attributes:
+        speak: turns (sample, name) into what the host's dataset returns.
+        loss: what labels are given.
+    """
+
+    speak: Callable[[Sample, str], Any]
+    loss: InstructLoss
+
+    def __call__(self, sample: Sample, name: str) -> Any:
+        """Returns what the host's dataset returns for the sample, with the labels."""
+        return self.loss.of_sample(self.speak(sample, name), sample, name)

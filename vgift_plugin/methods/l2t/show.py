@@ -1,0 +1,147 @@
+"""`vgift labels`: which tokens of some records are masked, learned as instruction, or learned as response."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from ...data.records import read_records
+from ...errors import ConfigError
+from ...report.page import document
+from ..vgift.flags import Flags
+
+MASKED, INSTRUCTION, RESPONSE = "masked", "instruction", "response"
+ANSI = {MASKED: "\033[2m{}\033[0m", INSTRUCTION: "\033[1;32m{}\033[0m", RESPONSE: "\033[1;34m{}\033[0m"}
+PLAIN = {MASKED: "{}", INSTRUCTION: "⟦{}⟧", RESPONSE: "⟪{}⟫"}
+
+STYLE = """\
+body { max-width: 70rem; }
+h2 { font-size: 1rem; padding-bottom: .2rem; border-bottom: 1px solid var(--line); }
+p.text { font-family: ui-monospace, monospace; white-space: pre-wrap; line-height: 1.9; overflow-wrap: anywhere;
+ max-width: none; }
+i { font-style: normal; border-radius: 3px; box-shadow: inset 0 0 0 1px var(--line); padding: 1px 0; }
+.masked { color: var(--soft); } .instruction { background: #2a7f6255; } .response { background: #2f6fd055; }
+"""
+LEGEND = """<p><i class="masked">masked</i> <i class="instruction">instruction</i> <i class="response">response</i>;
+a box a token, its number on hovering.</p>"""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One record, token by token.
+
+    Attributes:
+        title: which record it is, and how much of it is learned.
+        tokens: (id, characters, kind) of each; a character of several tokens stands with the first.
+    """
+
+    title: str
+    tokens: list[tuple[int, str, str]]
+
+
+def show(
+    flags: dict,
+    data_path: str,
+    llm: str,
+    n: int,
+    version: str,
+    model_max_length: int,
+    output: str | None,
+    color: bool,
+) -> str:
+    """Returns some records for the terminal, and writes them as a page.
+
+    Args:
+        flags: {flag: value} as given.
+        data_path: LLaVA records.
+        llm: whose tokenizer; a name or folder.
+        n: how many records, spread evenly over the file.
+        version: the chat template.
+        model_max_length: tokens.
+        output: `.html`, or None for no page.
+        color: whether the terminal shows colours.
+
+    Raises:
+        ConfigError: a flag or a path is not usable, or there is no LLaVA here; nothing was written.
+    """
+    given = Flags.of(flags)
+    given.resolve()
+    if n < 1:
+        raise ConfigError(f"-n {n}: at least one record")
+    if output is not None and Path(output).suffix.lower() != ".html":
+        raise ConfigError(f"-o {output}: must end in .html")
+    if output is not None and not Path(output).resolve().parent.is_dir():
+        raise ConfigError(f"-o {output}: there is no folder {Path(output).resolve().parent}")
+    records = read_records(data_path)
+    if not records:
+        raise ConfigError(f"--data_path {data_path}: has no record")
+    shown = list(_shown(given, data_path, llm, n, version, model_max_length))
+    about = f"--instruct_loss {given.instruct_loss}, --version {version}, tokenizer {llm}; pictures were not read"
+    marks = ANSI if color else PLAIN
+    if output is not None:
+        body = f"<h1>What is learned</h1>\n<p>{escape(about)}</p>\n{LEGEND}\n{''.join(map(_html, shown))}"
+        Path(output).write_text(document("vgift labels", body, STYLE), encoding="utf-8")
+    legend = " ".join(marks[kind].format(kind) for kind in (MASKED, INSTRUCTION, RESPONSE))
+    told = [about, legend, *(f"\n{one.title}\n{_text(one, marks)}" for one in shown)]
+    return "\n".join(told + ([f"\n{output}: {len(shown)} records"] if output else []))
+
+
+def _shown(flags: Flags, data_path: str, llm: str, n: int, version: str, model_max_length: int) -> Iterator[Shown]:
+    try:
+        from ...hosts.upstream import upstream_dataset
+        from .instruction import TextPath, instruct_loss
+
+        base = upstream_dataset(data_path, "", llm, None, version=version, model_max_length=model_max_length)
+    except OSError as err:  # what transformers raises, in many words
+        raise ConfigError(f"--model_name_or_path {llm}: has no tokenizer to be read: {err}") from err
+    except ImportError as err:
+        raise ConfigError(f"vgift labels shows what LLaVA makes of records, and {err.name} is not here") from err
+    from .pieces import Pieces
+
+    records, tokenizer = base.list_data_dict, base.tokenizer
+    path = TextPath(base, tokenizer, limit=model_max_length)
+    taught = None
+    if flags.instruct_loss != "none":
+        taught = instruct_loss(flags, base, tokenizer, lambda k: path.item(records[k]))
+    pieces = Pieces(tokenizer)
+    for k in sorted({k * len(records) // n for k in range(n)}):
+        yield _record(k, records[k], path.item(records[k]), taught and taught[0], pieces)
+
+
+def _record(k: int, record: dict, item: dict, loss: Any, pieces: Any) -> Shown:
+    before = loss.tally.counts().get("instructions", {}) if loss else {}
+    got = loss(item, record) if loss else item
+    after = loss.tally.counts().get("instructions", {}) if loss else {}
+    ids, text_of = item["input_ids"].tolist(), pieces.read(item["input_ids"].tolist())
+    text, places = text_of
+    tokens, reached = [], 0
+    for id, (start, end), was, now in zip(ids, places, item["labels"].tolist(), got["labels"].tolist(), strict=True):
+        kind = RESPONSE if was != -100 else INSTRUCTION if now != -100 else MASKED
+        tokens.append((id, "<image>" if id < 0 else text[max(start, reached) : end], kind))
+        reached = max(reached, end)
+    counts = {kind: sum(one == kind for *_, one in tokens) for kind in (MASKED, INSTRUCTION, RESPONSE)}
+    picture = "a picture" if "image" in record else "no picture"
+    why = [f"; instruction left out: {reason}" for reason in after if after[reason] != before.get(reason)]
+    told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    return Shown(f"record {k} (id {record.get('id')}, {picture}): {told}{''.join(why)}", tokens)
+
+
+def _printable(text: str) -> str:
+    return "".join(one if one.isprintable() or one == "\n" else f"\\u{ord(one):04x}" for one in text)
+
+
+def _text(shown: Shown, marks: dict[str, str]) -> str:
+    runs = groupby(shown.tokens, key=lambda token: token[2])
+    return "".join(marks[kind].format(_printable("".join(text for _, text, _ in run))) for kind, run in runs)
+
+
+def _html(shown: Shown) -> str:
+    boxes = "".join(
+        f'<i class="{kind}" title="{id}">{escape(_printable(text)).replace(chr(10), "↵" + chr(10))}</i>'
+        for id, text, kind in shown.tokens
+    )
+    return f'<h2>{escape(shown.title)}</h2><p class="text">{boxes}</p>'

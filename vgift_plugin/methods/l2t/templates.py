@@ -1,0 +1,178 @@
+"""Task templates: sentences that stand in so many instructions that they say nothing of the picture.
+
+L2T (arXiv 2503.22215) takes the high-frequency sentences of all instructions out of the loss; its threshold is unknown.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...data.files import write_whole
+from ...data.photos import fingerprint
+from ...data.records import read_records, said
+from ...errors import ConfigError
+from ..vgift.flags import Flags
+from .sentences import count, spans
+
+TOLD = 5  # mistakes in a file
+
+
+@dataclass(frozen=True)
+class Template:
+    """One sentence taken for a template, and in how many human turns it stands (0 where nobody counted)."""
+
+    sentence: str
+    count: int = 0
+
+
+@dataclass(frozen=True)
+class Templates:
+    """The templates of a corpus, most frequent first.
+
+    Attributes:
+        entries: the sentences.
+        turns: human turns counted; 0 where nobody counted.
+        about: the settings they were found by, or the file they were read from.
+    """
+
+    entries: tuple[Template, ...]
+    turns: int
+    about: dict
+
+    def sentences(self) -> frozenset[str]:
+        """Returns the sentences alone."""
+        return frozenset(entry.sentence for entry in self.entries)
+
+    def fingerprint(self) -> str:
+        """Returns number and hash of the sentences, whatever their order and counts."""
+        return fingerprint(sorted(self.sentences()))
+
+    def as_json(self) -> str:
+        """Returns the file's content: settings first, then one line a template, to be read and edited by people."""
+        about = json.dumps({"about": {**self.about, "human_turns": self.turns}}, ensure_ascii=False, indent=1)
+        lines = (
+            json.dumps(
+                {"count": entry.count, "share": round(entry.count / max(1, self.turns), 6), "sentence": entry.sentence},
+                ensure_ascii=False,
+            )
+            for entry in self.entries
+        )
+        body = ",".join(f"\n  {line}" for line in lines)
+        return f'{about[:-2]},\n "templates": [{body}\n ]\n}}\n'
+
+    def table(self, shown: int = 20) -> str:
+        """Returns the most frequent ones for the terminal."""
+        if not self.entries:
+            return f"no sentence is a template ({self.turns:,} human turns)"
+        lines = [f"{'count':>10}  {'share':>7}  sentence"]
+        for one in self.entries[:shown]:
+            lines.append(f"{one.count:>10,}  {one.count / max(1, self.turns):>7.2%}  {one.sentence}")
+        more = len(self.entries) - shown
+        return "\n".join(lines + ([f"… and {more:,} more"] if more > 0 else []))
+
+
+def find(records: Sequence[dict], share: float, least: int) -> Templates:
+    """Returns the sentences that stand in at least `share` of all human turns, and in at least `least` of them.
+
+    Args:
+        records: LLaVA records.
+        share: above 0, at most 1.
+        least: turns; on small sets it keeps sentences from being templates by chance.
+    """
+    counter, turns = count(records)
+    threshold = max(least, share * turns)
+    found = [Template(sentence, times) for sentence, times in counter.items() if times >= threshold]
+    found.sort(key=lambda one: (-one.count, one.sentence))
+    return Templates(tuple(found), turns, {"instruct_template_share": share, "instruct_template_count": least})
+
+
+def parse(text: str, where: str) -> Templates:
+    """Returns the templates of a file's content: as written by `vgift templates`, or a plain list of sentences.
+
+    Raises:
+        ConfigError: it is something else; naming the file and every entry that is wrong.
+    """
+    try:
+        content = json.loads(text)
+    except ValueError as err:
+        raise ConfigError(f"{where}: is no JSON: {err}") from err
+    about = content.get("about", {}) if isinstance(content, dict) else {}
+    entries = content.get("templates") if isinstance(content, dict) else content
+    if not isinstance(entries, list) or not isinstance(about, dict):
+        raise ConfigError(
+            f'{where}: must be {{"templates": [...]}} as `vgift templates` writes it, or a list of sentences'
+        )
+    found, mistakes = [], []
+    for number, entry in enumerate(entries, 1):
+        one = {"sentence": entry} if isinstance(entry, str) else entry
+        sentence = one.get("sentence") if isinstance(one, dict) else None
+        times = one.get("count", 0) if isinstance(one, dict) else 0
+        if not isinstance(sentence, str) or type(times) is not int:
+            mistakes.append(
+                f'{where}: entry {number} is {shortened(entry)}, not {{"count": 7, "sentence": "…"}} or a sentence'
+            )
+        elif spans(sentence) != [(0, len(sentence))]:
+            parts = [sentence[start:end] for start, end in spans(sentence)]
+            mistakes.append(
+                f"{where}: entry {number}, {sentence!r}, is not one sentence; write an entry each for {parts}"
+            )
+        else:
+            found.append(Template(sentence, times))
+    if len(mistakes) > TOLD:  # a corpus given by mistake has hundreds of thousands
+        mistakes[TOLD:] = [f"{where}: and {len(mistakes) - TOLD:,} more entries"]
+    if mistakes:
+        raise ConfigError.of(mistakes)
+    turns = about.get("human_turns", 0)
+    settings = {name: value for name, value in about.items() if name != "human_turns"}
+    return Templates(tuple(found), turns if type(turns) is int else 0, settings)
+
+
+def shortened(entry: object) -> str:
+    """Returns an entry of a file in at most 81 characters."""
+    text = repr(entry)
+    return text if len(text) <= 80 else f"{text[:80]}…"
+
+
+def read(path: str) -> Templates:
+    """Returns the templates of a file; see `parse`.
+
+    Raises:
+        ConfigError: it cannot be read, or is malformed.
+    """
+    try:
+        return parse(Path(path).read_text(encoding="utf-8"), f"--instruct_templates {path}")
+    except (OSError, UnicodeDecodeError) as err:
+        raise ConfigError(f"--instruct_templates {path}: cannot be read: {err}") from err
+
+
+def make(flags: dict, data_path: str, output: str) -> str:
+    """Finds the templates of LLaVA records and writes them down; returns them for the terminal.
+
+    Args:
+        flags: {flag: value} as given.
+        data_path: LLaVA records.
+        output: a JSON file.
+
+    Raises:
+        ConfigError: a flag or a path is not usable; nothing was written.
+    """
+    given = Flags.of(flags)
+    given.resolve()
+    if not Path(output).resolve().parent.is_dir():
+        raise ConfigError(f"-o {output}: there is no folder {Path(output).resolve().parent}")
+    records = read_records(data_path)
+    for number, record in enumerate(records):
+        turns = record.get("conversations", [])
+        if not isinstance(turns, list) or not all(
+            isinstance(turn, dict) and isinstance(said(turn), str) for turn in turns
+        ):
+            raise ConfigError(f"--data_path {data_path}: record {number} has no turns like LLaVA's: {str(turns)[:80]}")
+    templates = find(records, given.instruct_template_share, given.instruct_template_count)
+    try:
+        write_whole(Path(output), templates.as_json().encode())
+    except OSError as err:
+        raise ConfigError(f"-o {output}: cannot be written: {err.strerror}") from err
+    return f"{templates.table()}\n{output}: {len(templates.entries):,} templates of {templates.turns:,} human turns"

@@ -1,0 +1,231 @@
+"""`vgift stic prefer`: for each unlabelled photograph a better and a worse description, both the model's own."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ...data.files import write_whole
+from ...data.photos import from_folder, open_photo
+from ...data.seeding import generator, permute
+from ...errors import ConfigError, UnsuitableImage
+from ...hosts.checkpoint import Checkpoint, Reply
+from ..vgift.replay import is_published
+from . import corruption
+from .preferences import (
+    BRANCHES,
+    CUT_OFF,
+    EMPTY,
+    EQUAL,
+    JITTER,
+    KIND,
+    LOWRES,
+    MARKUP,
+    PROMPT,
+    VERSION,
+    usable,
+)
+from .prompts import MISLEADING, NEUTRAL, PREFERRED, with_image
+from .work import Asking, first_readable, listed, write_report
+
+SHARES = {PROMPT: 0.5, LOWRES: 0.25, JITTER: 0.25}  # STIC, algorithm 1
+SEEDS = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked about one photograph; a function of seed and name alone.
+
+    Attributes:
+        branch: what makes the second description worse.
+        neutral, misleading: which prompts; the second is None but in the branch `prompt`.
+        corruption: see `corruption.draw`; None in the branch `prompt`.
+        seeds: of the tokens drawn for the two replies.
+    """
+
+    branch: str
+    neutral: int
+    misleading: int | None
+    corruption: dict[str, Any] | None
+    seeds: tuple[int, int]
+
+    @classmethod
+    def of(cls, name: str, seed: int) -> Plan:
+        """Draws the plan of a photograph."""
+        rng = generator(seed, "stic", name)
+        branch = BRANCHES[int(np.searchsorted(np.cumsum([SHARES[one] for one in BRANCHES]), rng.random(), "right"))]
+        neutral, seeds = int(rng.integers(len(NEUTRAL))), tuple(int(one) for one in rng.integers(SEEDS, size=2))
+        if branch == PROMPT:
+            return cls(branch, neutral, int(rng.integers(len(MISLEADING))), None, seeds)
+        return cls(branch, neutral, None, corruption.draw(branch, rng), seeds)
+
+    def worse(self, picture: Image.Image) -> tuple[Image.Image, str]:
+        """Returns the picture and the question that the worse description is asked for with."""
+        if self.corruption is None:
+            return picture, MISLEADING[self.misleading]
+        return corruption.corrupt(picture, self.corruption), NEUTRAL[self.neutral]
+
+
+def prefer(
+    model_path: str,
+    image_folder: str,
+    output: str,
+    *,
+    model_base: str | None = None,
+    n: int = 6000,
+    temperature: float = 0.2,
+    max_new_tokens: int = 1024,
+    seed: int = 0,
+    batch_size: int = 8,
+    device: str | None = None,
+    conv_mode: str | None = None,
+) -> str:
+    """Writes a preference file (see `preferences`), and `OUTPUT.report.json` beside it.
+
+    The photographs are the first n of a seeded order that can be read and are not too small. Under torchrun (RANK,
+    WORLD_SIZE, LOCAL_RANK) the ranks share them, and the last one to finish writes the file: the same for any number of
+    ranks and interruptions on one kind of machine; on a CPU its pairs also for any batch size.
+
+    Args:
+        model_path: a LLaVA checkpoint, see `Checkpoint.load`.
+        image_folder: photographs, searched recursively.
+        output: the file, JSON lines; `OUTPUT.parts` holds what an interrupted run goes on with.
+        model_base: what an adapter was trained on.
+        n: photographs; all, where there are fewer.
+        temperature: of sampling; 0 takes the likeliest tokens.
+        max_new_tokens: where descriptions are cut off; such pairs are kept out of training.
+        seed: of photographs, prompts, corruptions and tokens.
+        batch_size: descriptions at once.
+        device: see `Checkpoint.load`; by default the rank's own GPU.
+        conv_mode: the chat template, see `Checkpoint.load`.
+
+    Returns:
+        what was done, for the terminal.
+
+    Raises:
+        ConfigError: a setting, a path or the checkpoint is not usable, or it was begun with other settings.
+    """
+    asking = Asking(
+        model_path, model_base, conv_mode, image_folder, n, temperature, max_new_tokens, seed, batch_size, device
+    )
+    found = asking.find()
+    source = from_folder(image_folder, leave_out=is_published)
+    worked_on = {"photographs": source.fingerprint()}
+    work, settings, template, load = asking.begin(*found, output, worked_on, (*PREFERRED, *MISLEADING, *NEUTRAL))
+
+    def choose() -> dict[str, Any]:
+        order = (permute(k, len(source), seed, "stic", "photographs") for k in range(len(source)))
+        named = ((source.name(index), source.path(index)) for index in order)
+        chosen, passed_over = first_readable(named, n, corruption.SHORTER_PX + 1)
+        if not chosen:
+            raise ConfigError(f"--image_folder {image_folder}: no picture can be used{listed('found', passed_over)}")
+        return {"chosen": chosen, "passed_over": passed_over}
+
+    agreed = work.agree(choose)
+    names, passed_over = agreed["chosen"], agreed["passed_over"]
+    rows = work.complete(
+        len(names),
+        batch_size,
+        lambda block: ask(load(), image_folder, [names[k] for k in block], asking.sampling),
+        "pairs",
+    )
+    if rows is None:
+        return work.left()
+    for row in rows:
+        del row["number"]
+    header = {"vgift": KIND, "version": VERSION, "template": template, "model": model_path, "settings": settings}
+    told = report(rows, passed_over)
+    write_report(output, told, settings)
+    write_whole(Path(output), "".join(json.dumps(line) + "\n" for line in (header, *rows)).encode())
+    return f"{output}: {summary(told, n)}\ntemplate {template}: train with the same one (--version)"
+
+
+def ask(checkpoint: Checkpoint, folder: str, names: Sequence[str], sampling: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns a row for each photograph."""
+    plans = [Plan.of(name, sampling["seed"]) for name in names]
+    pictures = [open_chosen(folder, name) for name in names]
+    better = [checkpoint.item(picture, PREFERRED[0]) for picture in pictures]
+    worse = [checkpoint.item(*plan.worse(picture)) for plan, picture in zip(plans, pictures, strict=True)]
+    limits = sampling["max_new_tokens"], sampling["temperature"]
+    chosen, rejected = (
+        checkpoint.replies(items, *limits, [plan.seeds[k] for plan in plans]) for k, items in enumerate((better, worse))
+    )
+    return [
+        {
+            "id": name,
+            "image": name,
+            "prompt": with_image(NEUTRAL[plan.neutral]),
+            "chosen": good.text,
+            "rejected": bad.text,
+            "branch": plan.branch,
+            "corruption": plan.corruption,
+            "prompt_ids": {"neutral": plan.neutral, "preferred": 0, "misleading": plan.misleading},
+            "sampling": sampling,
+            "cut_off": [not good.ended, not bad.ended],
+            "degenerate": degenerate(checkpoint, good, bad),
+        }
+        for name, plan, good, bad in zip(names, plans, chosen, rejected, strict=True)
+    ]
+
+
+def open_chosen(folder: str, name: str) -> Image.Image:
+    """Returns a picture as training sees it, not turned by EXIF; ConfigError where it went away since it was chosen."""
+    try:
+        return open_photo(os.path.join(folder, name), upright=False)
+    except UnsuitableImage as unsuitable:
+        raise ConfigError(f"{folder}/{name} could be read when it was chosen, now: {unsuitable.reason}") from None
+
+
+def degenerate(checkpoint: Checkpoint, *replies: Reply) -> str | None:
+    """Returns why nothing can be learned from two replies, or of one that it can be no turn of a conversation."""
+    texts = [" ".join(reply.text.split()) for reply in replies]
+    if not all(texts):
+        return EMPTY
+    if len(set(texts)) < len(texts):
+        return EQUAL
+    if not all(reply.ended for reply in replies):
+        return CUT_OFF
+    return MARKUP if any(checkpoint.marker_in(text) for text in texts) else None
+
+
+def report(rows: Sequence[dict[str, Any]], passed_over: dict[str, str]) -> dict[str, Any]:
+    """Returns what a file of rows holds.
+
+    Returns:
+        {"rows", "usable", "branches": {branch: {"rows", "usable", "words": mean number of words of the usable chosen
+        and rejected ones, or null}}, "degenerate": {id: why}, "passed_over": {photograph: why}}
+    """
+    branches = {}
+    for branch in BRANCHES:
+        own = [row for row in rows if row["branch"] == branch]
+        good = usable(own)
+        words = [float(np.mean([len(row[side].split()) for row in good])) for side in ("chosen", "rejected") if good]
+        branches[branch] = {"rows": len(own), "usable": len(good), "words": words or None}
+    marked = {row["id"]: row["degenerate"] for row in rows if row["degenerate"] is not None}
+    result = {"rows": len(rows), "usable": len(rows) - len(marked), "branches": branches}
+    return {**result, "degenerate": marked, "passed_over": passed_over}
+
+
+def summary(told: dict[str, Any], n: int) -> str:
+    """Returns a report for the terminal."""
+    few = f" (of {n:,} asked for: there are no more photographs)" if told["rows"] < n else ""
+    lines = [f"{told['rows']:,} pairs{few}, {told['usable']:,} of them to be learned from"]
+    for branch, one in told["branches"].items():
+        words = "" if one["words"] is None else "; {:.0f} words preferred, {:.0f} dispreferred".format(*one["words"])
+        lines.append(f"  {branch}: {one['rows']:,}, usable {one['usable']:,}{words}")
+    marked = told["degenerate"]
+    told_of = listed("kept out of training", marked) + cut_off_hint(marked.values(), told["rows"])
+    return "\n".join(lines) + told_of + listed("photographs passed over", told["passed_over"])
+
+
+def cut_off_hint(reasons: Iterable[str], total: int) -> str:
+    """Returns a line on what to do where more than a tenth of all texts were cut off."""
+    count = list(reasons).count(CUT_OFF)
+    return f"\n{count:,} were cut off; raise --max-new-tokens" if count > total / 10 else ""

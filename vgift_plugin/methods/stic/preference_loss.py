@@ -1,0 +1,96 @@
+"""The loss of pairs from two forwards of the host's model: the one that trains, and the reference's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback
+
+from ..vgift.callbacks import summed, tell
+from .dpo import Terms, dpo_loss, response_logps
+from .reference import Reference
+
+DIGITS = 6  # rewards are small at the paper's learning rate of 1e-7
+
+
+class PreferenceLoss(TrainerCallback):
+    """Computes the loss of a batch of pairs, and logs what it is made of beside `loss`.
+
+    As a step of `Inside` it takes the labels from what the host prepared, pictures' places put in and cut to the
+    model's length, and hands none on, so that the host computes no loss of its own.
+
+    Logged, means over all pairs of all ranks since the last log: `rewards/chosen`, `rewards/rejected`,
+    `rewards/margins`, `rewards/accuracies` (share of pairs whose margin is above 0; 0 at the first step, where all
+    margins are 0), `logps/chosen`, `logps/rejected`, `kl` and `regulariser`; see `Terms`.
+
+    Args:
+        beta: see `dpo_loss`.
+        alpha: see `dpo_loss`.
+        reference: what the model was.
+    """
+
+    def __init__(self, beta: float, alpha: float, reference: Reference):
+        self.beta, self.alpha, self.reference = beta, alpha, reference
+        self._taking = False
+        self._labels: torch.Tensor | None = None
+        self._sums: torch.Tensor | None = None  # of what is logged, and the number of pairs
+
+    def __call__(self, bare: nn.Module, model: nn.Module, inputs: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+        """Returns the loss of a batch, (), and the model's output for it.
+
+        Args:
+            bare: the model with its adapters, without the wrappers of DeepSpeed or DDP.
+            model: the same with them.
+            inputs: the batch: preferred responses, then the others in the same order.
+        """
+        with self.reference.standing(bare):
+            reference = self.logps(bare, inputs)[0]  # its logits are freed before the other forward makes as many
+        policy, outputs = self.logps(model, inputs)
+        terms = dpo_loss(policy.view(2, -1), reference.view(2, -1), self.beta, self.alpha)
+        self._add(terms)
+        return terms.loss, outputs
+
+    def logps(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+        """Returns the log-probability of each row's response, (rows,), and the model's output."""
+        self._taking, self._labels = True, None
+        try:
+            outputs = model(**inputs)
+        finally:
+            self._taking = False
+        assert self._labels is not None, "Inside must hold this step"
+        logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+        return response_logps(logits, self._labels), outputs
+
+    def after(self, prepared: Any, given: dict) -> Any:
+        """Takes the labels from what the host prepared; see `Inside`."""
+        if not self._taking:
+            return prepared
+        self._labels = prepared.labels
+        return prepared._replace(labels=None)
+
+    def _add(self, terms: Terms) -> None:
+        margins = terms.rewards_chosen - terms.rewards_rejected
+        values = {
+            "rewards/chosen": terms.rewards_chosen,
+            "rewards/rejected": terms.rewards_rejected,
+            "rewards/margins": margins,
+            "rewards/accuracies": (margins > 0).to(margins.dtype),
+            "logps/chosen": terms.logps_chosen,
+            "logps/rejected": terms.logps_rejected,
+            "kl": terms.kl,
+            "regulariser": terms.regulariser,
+            "pairs": torch.ones_like(margins),
+        }
+        self._names = list(values)
+        sums = torch.stack([value.sum() for value in values.values()])
+        self._sums = sums if self._sums is None else self._sums + sums
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Adds the means over all ranks to a training log."""
+        if not logs or "loss" not in logs or self._sums is None:
+            return
+        (*sums, pairs), self._sums = summed(self._sums), None
+        values = {name: value / pairs for name, value in zip(self._names[:-1], sums, strict=True)}
+        tell(args, state, logs, values, DIGITS)

@@ -1,0 +1,93 @@
+"""What `vgift_preferences.json` says about a run of preference training, and how much `--model_max_length` cuts."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from ...data.files import write_whole
+from ...errors import ConfigError
+from ...hosts.model_hooks import find_host
+from ..vgift.callbacks import is_rank_zero
+from .preference_data import SIDES, Extent
+
+logger = logging.getLogger(__name__)
+RECEIPT_FILE = "vgift_preferences.json"
+
+
+class Receipt(TrainerCallback):
+    """Tells before the first step what is cut off and whose pairs these are, and writes `vgift_preferences.json`.
+
+    Args:
+        receipt: what the file will hold, JSON-able.
+        extents: of each pair's two responses.
+    """
+
+    def __init__(self, receipt: dict[str, Any], extents: list[tuple[Extent, Extent]]):
+        self.receipt, self.extents = receipt, extents
+
+    def on_init_end(self, args, state, control, model=None, **kwargs):
+        """Counts the responses that `--model_max_length` cuts, once the pictures' tokens are among them.
+
+        Raises:
+            ConfigError: every response is cut, or of one nothing is left; or the trainer would smooth labels.
+        """
+        if args.label_smoothing_factor:
+            raise ConfigError(
+                "--label_smoothing_factor is for another loss than that of --preference_data: leave it out"
+            )
+        host = find_host(model)
+        self._compare_models(str(getattr(host.config, "_name_or_path", "")))
+        limit, more = getattr(host.config, "tokenizer_model_max_length", None), visual_tokens(host)
+        if limit is None or more is None:
+            logger.warning("this host does not say how long a row may be: cut responses cannot be counted")
+            return
+        more -= 1  # the picture's place was one
+        cut = {side: sum(pair[k].length + more > limit for pair in self.extents) for k, side in enumerate(SIDES)}
+        lost = sum(extent.start + more >= limit for pair in self.extents for extent in pair)
+        self.receipt["cut_by_model_max_length"] = cut
+        least = "at least " * str(getattr(host.config, "image_aspect_ratio", "")).startswith("anyres")
+        told = (
+            f"--model_max_length {limit}, with {least}{more + 1} visual tokens, cuts the end off {cut['chosen']:,} "
+            f"preferred and {cut['rejected']:,} other responses of {len(self.extents):,} pairs"
+        )
+        longest = max(extent.length for pair in self.extents for extent in pair) + more
+        if lost or all(count == len(self.extents) for count in cut.values()):
+            nothing = f", and of {lost:,} of them nothing is left" if lost else ", which is every one"
+            raise ConfigError(f"{told}{nothing}: raise it (the longest needs {longest:,})")
+        logger.log(
+            logging.WARNING if any(cut.values()) else logging.INFO,
+            "%s; the longest needs %s",
+            told,
+            f"{longest:,}",
+        )
+
+    def _compare_models(self, trained: str) -> None:
+        """Warns where the model is called otherwise than the one that wrote the pairs: upstream's LoRA scripts begin
+        with a language model and a pretrained projector, which never described anything."""
+        wrote = str(self.receipt["header"]["model"])
+        if Path(wrote).name != Path(trained).name:
+            logger.warning(
+                "the pairs were written by %s, and this run trains %s: unless it is the same model, its reference is "
+                "not what wrote them. Name it in the script: --model_name_or_path, and no --pretrain_mm_mlp_adapter, "
+                "which puts another projector in",
+                wrote,
+                trained,
+            )
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Writes the file."""
+        if is_rank_zero():
+            content = json.dumps(self.receipt, indent=2) + "\n"
+            write_whole(Path(args.output_dir, RECEIPT_FILE), content.encode())
+
+
+def visual_tokens(host: Any) -> int | None:
+    """Returns how many places a picture takes (more where the host cuts it into several); None if the host hides it."""
+    tower = host.get_vision_tower()
+    patches = getattr(tower, "num_patches", None)
+    return patches and patches + (getattr(tower, "select_feature", "patch") == "cls_patch")

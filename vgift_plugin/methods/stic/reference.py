@@ -1,0 +1,140 @@
+"""The reference of preference training: the same model with its adapters off and its projector as it was.
+
+No second copy of the model: peft's adapters step aside for one forward, and of the projector, which upstream's LoRA
+scripts train too, a frozen copy stands in.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback
+
+from ...data.files import write_whole
+from ...errors import ConfigError
+from ...hosts.model_hooks import find_host
+from ..vgift.callbacks import is_rank_zero
+
+PROJECTOR = "mm_projector"
+PROJECTOR_FILE = "vgift_reference_projector.bin"
+ADAPTER = "lora_"  # in the names of all parameters of LoRA
+
+
+class Reference(TrainerCallback):
+    """Keeps what the model was when training began.
+
+    The copy is taken when training begins and saved into the output directory; a resumed run reads that file, since the
+    projector in its checkpoint has been trained.
+
+    Attributes:
+        projector: the frozen copy; None until the trainer is made, and where the model has no weights there.
+    """
+
+    def __init__(self):
+        self.projector: nn.Module | None = None
+
+    def on_init_end(self, args, state, control, model=None, **kwargs):
+        """Looks at what would be trained, and makes room for the copy, while nothing wraps the model yet.
+
+        Raises:
+            ConfigError: the model has no adapters, or trains or shards what cannot be set back.
+        """
+        if not hasattr(type(model), "disable_adapter"):
+            raise ConfigError(
+                "--preference_data needs LoRA (--lora_enable True, as in scripts/v1_5/finetune_lora.sh): the reference "
+                "that the loss compares with is the same model with its adapters off. Without adapters it would be a "
+                "second copy of the whole model."
+            )
+        if args.fsdp:
+            raise ConfigError("--preference_data: under --fsdp the projector cannot be set back; use DeepSpeed or DDP")
+        projector = projector_of(model)
+        own = set() if projector is None else set(map(id, projector.parameters()))
+        others = [
+            name
+            for name, weight in model.named_parameters()
+            if weight.requires_grad and ADAPTER not in name and id(weight) not in own
+        ]
+        if others:
+            raise ConfigError(
+                f"--preference_data: {len(others):,} weights besides adapters and projector would be trained, so that "
+                "the model with its adapters off would not be the reference: "
+                + ", ".join(others[:3])
+                + (", …" if len(others) > 3 else "")
+                + ". Leave out what trains them (--lora_bias, --mm_patch_merge_type with unpad, and their likes)."
+            )
+        if own:
+            with _gathered(projector):
+                self.projector = copy.deepcopy(projector).requires_grad_(False)
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        """Takes the copy and saves it, or reads the one of the run that is resumed.
+
+        Raises:
+            ConfigError: a run is resumed and the file is not there, or holds another projector.
+        """
+        if self.projector is None:
+            return
+        path, projector = Path(args.output_dir, PROJECTOR_FILE), projector_of(model)
+        if state.global_step:
+            try:
+                self.projector.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+            except (OSError, RuntimeError) as err:
+                raise ConfigError(
+                    f"{path}: cannot be read: {err}\nThe run is resumed at step {state.global_step}, and this file "
+                    "holds the projector it began with, which its reference needs. Put it back, or begin anew in "
+                    "another --output_dir."
+                ) from err
+        else:
+            with _gathered(projector):  # by now all ranks have the weights of the first
+                self.projector.load_state_dict(projector.state_dict())
+            if is_rank_zero():
+                content = io.BytesIO()
+                torch.save(self.projector.state_dict(), content)
+                write_whole(path, content.getvalue())
+        weight = next(projector.parameters())
+        self.projector.to(weight.device, weight.dtype)
+
+    @contextmanager
+    def standing(self, model: nn.Module) -> Iterator[None]:
+        """Makes the model its own reference for as long as the block runs: no gradients, no dropout, no adapters.
+
+        Args:
+            model: with adapters; without the wrappers of DeepSpeed or DDP.
+        """
+        training = [module for module in model.modules() if module.training]
+        projector = None if self.projector is None else projector_of(model)
+        with torch.no_grad(), model.disable_adapter():
+            model.eval()
+            if projector is not None:  # its forward alone, so that what DeepSpeed hooked to the module stays
+                projector.forward = self.projector.forward
+            try:
+                yield
+            finally:
+                if projector is not None:
+                    del projector.forward
+                for module in training:
+                    module.training = True
+
+
+def projector_of(model: nn.Module) -> nn.Module | None:
+    """Returns what turns the tower's features into embeddings; None where this host has it under another name."""
+    host = find_host(model)
+    inner = host.get_model() if hasattr(host, "get_model") else host
+    return getattr(inner, PROJECTOR, None)
+
+
+def _gathered(module: nn.Module) -> AbstractContextManager[Any]:
+    """Makes parameters whole that ZeRO-3 has spread over the ranks."""
+    weights = [weight for weight in module.parameters() if hasattr(weight, "ds_id")]
+    if not weights:
+        return nullcontext()
+    from deepspeed import zero
+
+    return zero.GatheredParameters(weights)

@@ -1,0 +1,162 @@
+"""What one chunk of an export is and how it is written: pictures, shards, records, messages."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ....data.files import write_whole
+from ....data.rows import inside
+from ..mixing import Stream
+from ..replay import Replay
+
+PARTS = ".parts"
+ROLES = {"human": "user", "gpt": "assistant"}
+Picture = tuple[str, bytes]  # (relative path, encoded)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Samples start to stop of one part (a task, or the published samples)."""
+
+    part: str
+    number: int
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        """The stem of its receipt, and of its shard."""
+        return f"{self.part}-{self.number:06d}"
+
+
+@dataclass(frozen=True)
+class Export:
+    """All that a worker needs to write a chunk; a pure function of the settings.
+
+    Attributes:
+        parts: (stream, number of samples) of each task.
+        published: (replay, [(position, record)]) where the base records hold published samples.
+        epoch: whose samples.
+        format: one of FORMATS.
+        jpeg_quality: None for PNG, which loses nothing.
+        output: the folder.
+        chunk_size: samples a chunk; a shard is a chunk.
+    """
+
+    parts: list[tuple[Stream, int]]
+    published: tuple[Replay, list[tuple[int, dict]]] | None
+    epoch: int
+    format: str
+    jpeg_quality: int | None
+    output: str
+    chunk_size: int
+
+    def sizes(self) -> dict[str, int]:
+        """Returns {part: samples}, in the order in which they are listed."""
+        published = {"published": len(self.published[1])} if self.published else {}
+        return {**published, **{stream.task.name: count for stream, count in self.parts}}
+
+    def chunks(self) -> list[Chunk]:
+        """Returns the chunks of all parts."""
+        return [
+            Chunk(part, number, start, min(start + self.chunk_size, size))
+            for part, size in self.sizes().items()
+            for number, start in enumerate(range(0, size, self.chunk_size))
+        ]
+
+    def receipt(self, chunk: Chunk) -> Path:
+        """Returns the path of a chunk's receipt."""
+        return Path(self.output, PARTS, f"{chunk.name}.json")
+
+    def write(self, chunk: Chunk) -> int:
+        """Writes one chunk, then its receipt; returns the number of its samples."""
+        redraws: Counter[str] = Counter()
+        entries, shard = [], []
+        for k, (record, task, params, pictures) in enumerate(self._samples(chunk, redraws), chunk.start):
+            if self.format == "webdataset":
+                shard.append(_tarred(f"{chunk.part}-{k:08d}", record, task, params, pictures))
+            else:
+                for path, encoded in pictures:
+                    place = Path(self.output, path)
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    place.write_bytes(encoded)
+                entries.append(record if self.format == "llava" else _messages(record, task, params))
+        if self.format == "webdataset":
+            _write_shard(Path(self.output, chunk.part, f"{chunk.name}.tar"), shard)
+        write_whole(self.receipt(chunk), json.dumps({"entries": entries, "redraws": redraws}).encode())
+        return chunk.stop - chunk.start
+
+    def _samples(self, chunk: Chunk, redraws: Counter) -> Iterator[tuple[dict, str, dict, list[Picture]]]:
+        """Yields (LLaVA record, task, params, pictures) of a chunk's samples."""
+        if chunk.part == "published":
+            replay, listed = self.published
+            for position, record in listed[chunk.start : chunk.stop]:
+                source, params = replay.params(position)
+                images = replay.pictures(position, record)
+                names = record["image"] if isinstance(record["image"], list) else [record["image"]]
+                pictures = [(inside(name), _encoded(image, 95)) for name, image in zip(names, images, strict=True)]
+                yield record, source.task.name, params, pictures
+            return
+        stream = next(stream for stream, _ in self.parts if stream.task.name == chunk.part)
+        suffix = "png" if self.jpeg_quality is None else "jpg"
+        for j in range(chunk.start, chunk.stop):
+            sample = stream(self.epoch, j, lambda task, reason, paths: redraws.update([reason]))
+            id = f"vgift-{sample.task}-{self.epoch}-{j}"
+            path = f"images/{sample.task}/{id}.{suffix}"
+            yield (
+                sample.record(id, path),
+                sample.task,
+                sample.params,
+                [(path, _encoded(sample.image, self.jpeg_quality))],
+            )
+
+
+def _tarred(key: str, record: dict, task: str, params: dict, pictures: list[Picture]) -> dict[str, Any]:
+    """Returns a sample as webdataset has it: a key, encoded pictures, and JSON with turns and params."""
+    suffixes = [Path(path).suffix[1:] for path, _ in pictures]
+    names = suffixes if len(pictures) == 1 else [f"{k}.{suffix}" for k, suffix in enumerate(suffixes)]
+    turns = [{"role": ROLES[turn["from"]], "content": turn["value"]} for turn in record["conversations"]]
+    content = {"id": record["id"], "task": task, "texts": turns, "media": "image", "name": names, "params": params}
+    encoded = {name: picture for name, (_, picture) in zip(names, pictures, strict=True)}
+    return {"__key__": key, **encoded, "json": json.dumps(content).encode()}
+
+
+def _messages(record: dict, task: str, params: dict) -> dict[str, Any]:
+    """Returns a record as chat messages with blocks, its pictures, and what a reward needs to score a reply."""
+    names = record["image"] if isinstance(record["image"], list) else [record["image"]]
+    messages = []
+    for number, turn in enumerate(record["conversations"]):
+        blocks = [{"type": "image"} for _ in names] if number == 0 else []
+        blocks.append({"type": "text", "text": turn["value"].replace("<image>", "").strip()})
+        messages.append({"role": ROLES[turn["from"]], "content": blocks})
+    solution = record["conversations"][-1]["value"]
+    head = {"id": record["id"], "messages": messages, "images": names}
+    return {**head, "task": task, "solution": solution, "params": json.dumps(params)}
+
+
+def _encoded(image: Image.Image, jpeg_quality: int | None) -> bytes:
+    buffer = io.BytesIO()
+    if jpeg_quality is None:
+        image.save(buffer, "PNG", compress_level=1)
+    else:
+        image.save(buffer, "JPEG", quality=jpeg_quality)
+    return buffer.getvalue()
+
+
+def _write_shard(path: Path, samples: list[dict]) -> None:
+    from webdataset import TarWriter
+
+    buffer = io.BytesIO()
+    writer = TarWriter(buffer, encoder=False, mtime=0, user="", group="")
+    for sample in samples:
+        writer.write(sample)
+    writer.close()
+    write_whole(path, buffer.getvalue())

@@ -1,0 +1,107 @@
+"""Label maps of photographs (`--masks`), and the object that two of them share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ....errors import UnsuitableImage
+from .features import Photo
+
+MASK_KEYS = ("masks", "mask", "segmentation")
+DIP_PX = 224
+
+
+def read_labels(folder: str, name: str) -> np.ndarray:
+    """Returns the label map of photograph `name`, int64 (height, width), 0 where nothing is.
+
+    It is `folder/NAME.pt` (a tensor, or a dict with it under masks, mask or segmentation, else its first tensor) or
+    `folder/NAME.png` (whole numbers, or a palette), NAME without its suffix.
+
+    Raises:
+        UnsuitableImage: there is none, or it is no map of whole numbers.
+    """
+    stem = Path(folder) / Path(name).with_suffix("")
+    try:
+        if stem.with_name(stem.name + ".pt").exists():
+            labels = _tensor(stem.with_name(stem.name + ".pt"))
+        else:
+            with Image.open(stem.with_name(stem.name + ".png")) as image:
+                labels = np.asarray(image)
+    except FileNotFoundError:
+        raise UnsuitableImage("missing mask") from None
+    except (OSError, SyntaxError, ValueError):
+        raise UnsuitableImage("unreadable mask") from None
+    if labels.ndim > 2:
+        labels = labels.squeeze()
+    if labels.ndim != 2 or not labels.size or (labels != labels.astype(np.int64)).any():
+        raise UnsuitableImage("mask is no label map")
+    return labels.astype(np.int64)
+
+
+def _tensor(path: Path) -> np.ndarray:
+    import torch
+
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as err:  # its unpickler meets broken bytes with whatever Python raises on the way
+        raise ValueError(f"{type(err).__name__}: {err}") from None
+    if isinstance(stored, dict):
+        tensors = {key: value for key, value in stored.items() if torch.is_tensor(value)}
+        stored = next((tensors[key] for key in (*MASK_KEYS, *tensors) if key in tensors), None)
+    if not torch.is_tensor(stored):
+        raise ValueError("no tensor")
+    return stored.double().numpy()
+
+
+def place_labels(photo: Photo, labels: np.ndarray) -> Photo:
+    """Returns the photograph with `labels` at the size of its `pixels` (nearest neighbour).
+
+    A label map of any size covers the whole upright photograph. One exception: 224 × 224 for a photograph that is not
+    square lies in the frame of V-GIFT's loader for DIP's pseudo-masks, the square of side min(w, h) - 1 in the middle.
+    """
+    wh, frame, origin = photo.grid.wh, photo.grid.wh, (0, 0)
+    if labels.shape == (DIP_PX, DIP_PX) and wh[0] != wh[1]:
+        frame = (min(wh) - 1,) * 2
+        origin = tuple(round((side - frame[0]) / 2) for side in wh)
+    index, inside = [], []
+    for axis in (0, 1):
+        seen, stored = photo.pixels.shape[1 - axis], labels.shape[1 - axis]
+        at = ((np.arange(seen) + 0.5) * wh[axis] / seen - origin[axis]) / frame[axis] * stored
+        index.append(np.clip(np.floor(at).astype(int), 0, stored - 1))
+        inside.append((at >= 0) & (at < stored))
+    placed = labels[index[1][:, None], index[0]] * (inside[1][:, None] & inside[0])
+    return replace(photo, labels=placed)
+
+
+def shared_object(photo1: Photo, photo2: Photo) -> tuple[int | None, np.ndarray, np.ndarray]:
+    """Returns a label and which patches of either photograph are at least half on it, two bool (patches,).
+
+    The label is the one on both with the largest sum of shares of the area. Without label maps it is None and the
+    object is all of the photograph.
+
+    Raises:
+        UnsuitableImage: no label is on both.
+    """
+    if photo1.labels is None or photo2.labels is None:
+        return None, *(np.ones(len(photo.grid.points), bool) for photo in (photo1, photo2))
+    areas: list[dict[int, float]] = []
+    for photo in (photo1, photo2):
+        values, counts = np.unique(photo.labels, return_counts=True)
+        areas.append({int(v): c / photo.labels.size for v, c in zip(values, counts, strict=True) if v})
+    shared = sorted(areas[0].keys() & areas[1].keys())
+    if not shared:
+        raise UnsuitableImage("no shared object")
+    label = max(shared, key=lambda value: areas[0][value] + areas[1][value])
+    covers = []
+    for photo in (photo1, photo2):
+        blocks = (photo.labels == label).reshape(
+            photo.grid.rows, -1, photo.grid.columns, photo.pixels.shape[0] // photo.grid.rows
+        )
+        covers.append(blocks.mean(axis=(1, 3)).ravel() >= 0.5)
+    return label, *covers

@@ -1,0 +1,72 @@
+"""The gallery: the very samples that training would see, before they are trusted. Needs neither LLaVA nor torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...data.records import read_records
+from ...data.tally import Tally
+from ...errors import ConfigError
+from ...report.page import check_writable, flag_words
+from ...tasks.registry import task_names
+from .flags import Flags
+from .gallery import Section, gallery
+from .sheet import sheet
+from .streams import find_replay, streams
+
+HEAVY_MB = 20  # larger files are slow to open and too much for a mail
+
+
+def sections(flags: Flags, image_folder: str, data_path: str | None, n: int, tally: Tally) -> Iterator[Section]:
+    """Yields the first n published samples of each task, then of each task asked for its first n samples of epoch 0, as
+    training would have them."""
+    if n < 1:
+        raise ConfigError(f"-n {n}: at least one sample")
+    asks = flags.resolve()
+    if not flags.makes_samples:
+        raise ConfigError(f"--ssl_tasks is missing; known tasks: {', '.join(task_names())}")
+    records = read_records(data_path)
+    replay = find_replay(flags, records or (), image_folder)
+    if replay is not None:
+        for task, positions in replay.positions():
+            places = positions[:n].tolist()
+            yield f"{task.name}, published", task, [replay.sample(place, records[place]) for place in places]
+    for stream in streams(flags, asks, records, image_folder, replay):
+        yield stream.task.name, stream.task, [stream(0, j, tally) for j in range(n)]
+
+
+def preview(flags: dict, image_folder: str, data_path: str | None, n: int, output: str) -> str:
+    """Writes the gallery.
+
+    Args:
+        flags: {flag: value} as given.
+        image_folder: images, searched recursively; with `data_path`, what its paths are relative to.
+        data_path: LLaVA records whose images are used, or None for all images in the folder.
+        n: samples of each task.
+        output: `.html` for one self-contained page, `.png` for one sheet.
+
+    Returns:
+        one line for the terminal.
+
+    Raises:
+        ConfigError: a flag, a path or the ending of `output` is wrong; nothing was written.
+    """
+    suffix = Path(output).suffix.lower()
+    if suffix not in (".html", ".png"):
+        raise ConfigError(f"-o {output}: must end in .html or .png")
+    check_writable(output)
+    tally = Tally()
+    asked = Flags.of(flags)
+    shown = list(sections(asked, image_folder, data_path, n, tally))
+    if suffix == ".html":
+        about = f"The first samples of epoch 0, as training sees them, with {flag_words(asked)}"
+        Path(output).write_text(gallery(shown, about), encoding="utf-8")
+    else:
+        sheet(shown).save(output)
+    redrawn = sum(count for reasons in tally.counts().values() for count in reasons.values())
+    words = f"{redrawn} unsuitable image{'s' * (redrawn != 1)} passed over"
+    drawn = ", ".join(f"{len(samples)} {title}" for title, _, samples in shown)
+    megabytes = Path(output).stat().st_size / 1e6
+    heavy = f"; {megabytes:.0f} MB, a smaller -n opens faster" if megabytes > HEAVY_MB else ""
+    return f"{output}: {drawn} ({words}){heavy}"

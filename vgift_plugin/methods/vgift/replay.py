@@ -1,0 +1,228 @@
+"""The published V-GIFT mixture as it is: its records keep their words, their pictures are painted while training.
+
+A record whose picture is called `<id>_rot90.jpg`, `<id>_colorization.jpg` or `<id>_correspondence.jpg` (or the pair
+`<id>_img1.jpg`, `<id>_img2.jpg`) and whose id stands in the metadata is painted from its source photographs, to the
+pixel as the release's reconstruction scripts draw it before they compress it as JPEG.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ...data.proxy import Around
+from ...data.rows import absent, some
+from ...data.seeding import generator
+from ...errors import ConfigError, TaskError, UnsuitableImage
+from ...tasks.registry import loaded_tasks
+from ...tasks.task import Params, Sample, Stored, Task
+from .rows import RowSource
+
+PHOTOS = ("coco/train2017", "COCO/images/train2017")  # below the image folder: LLaVA's place, and the release's
+
+
+def published_tasks() -> list[type[Task]]:
+    """Returns the tasks for which metadata was published."""
+    return [task for task in loaded_tasks() if task.published is not None]
+
+
+def is_published(name: str) -> bool:
+    """Tells by its name whether a picture is one of the published samples: turned or grey, it is no photograph."""
+    return any(True for _ in _readings(name))
+
+
+def _readings(name: str) -> Iterator[tuple[type[Task], str, str]]:
+    """Yields (task, id, part) for every published form a picture's name has."""
+    file = name.rpartition("/")[2]
+    if "_" in file:
+        for task in published_tasks():
+            if match := re.fullmatch(task.published.made, file):
+                yield task, match["id"], match["part"]
+
+
+def metadata_files(folder: str, form: Stored) -> list[Path]:
+    """Returns those of a form's published files that the metadata folder holds, the preferred one first."""
+    return [Path(folder, name) for name in form.files if Path(folder, name).is_file()]
+
+
+def photo_folder(given: str | None, image_folder: str | None) -> str:
+    """Returns the folder of the source photographs: `--ssl_image_folder`, else one of `PHOTOS` below the image folder.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    candidates = [given] if given is not None else [str(Path(image_folder or "", name)) for name in PHOTOS]
+    for candidate in candidates:
+        if Path(candidate).is_dir():
+            return candidate
+    raise ConfigError(
+        f"--ssl_replay: the source photographs (COCO train2017) are not in {' or '.join(candidates)}; "
+        "name their folder: --ssl_image_folder"
+    )
+
+
+class Replay:
+    """Finds and paints the published samples among LLaVA records.
+
+    Args:
+        metadata: folder with the published metadata files, some or all of them.
+        photos: folder of the source photographs.
+        records: LLaVA's `list_data_dict`.
+        image_folder: what the records' pictures are relative to.
+
+    Raises:
+        ConfigError: no metadata file; a malformed row or a missing photograph; records of published samples that
+            neither metadata nor image folder has, or whose answer is not their metadata's.
+    """
+
+    def __init__(self, metadata: str, photos: str, records: Sequence[dict], image_folder: str | None):
+        self.metadata = metadata
+        self.sources = [
+            RowSource(path, task(), task.published, photos)
+            for task in published_tasks()
+            for path in metadata_files(metadata, task.published)
+        ]
+        if not self.sources:
+            known = ", ".join(name for task in published_tasks() for name in task.published.files)
+            raise ConfigError(f"--ssl_replay {metadata}: there is no metadata file in this folder; known are {known}")
+        self._source = np.full(len(records), -1, np.int8)
+        self._row = np.full(len(records), -1, np.int32)
+        unknown: dict[str, None] = {}  # in their order
+        contradicting = []
+        for position, record in enumerate(records):
+            names = _names(record)
+            if not any("_" in name for name in names):
+                continue
+            readings = {name: list(_readings(name)) for name in names}
+            found = {place for reading in readings.values() for place in self._places(reading)}
+            if len(found) == 1 and all(readings.values()):
+                self._source[position], self._row[position] = next(iter(found))
+                if truth := self._contradiction(position, record):
+                    contradicting.append(f"{names[0]}: answers {_answer(record)!r}, metadata {truth!r}")
+            else:
+                unknown.update(dict.fromkeys(name for name, reading in readings.items() if reading))
+        self._refuse(absent(image_folder or "", unknown), contradicting, image_folder)
+
+    def _places(self, readings: list) -> Iterator[tuple[int, int]]:
+        for task, id, _ in readings:
+            for number, source in enumerate(self.sources):
+                if type(source.task) is task and (row := source.find(id)) >= 0:
+                    yield number, row
+                    break
+
+    def _contradiction(self, position: int, record: dict) -> str | None:
+        """Returns the answer by the metadata where the record has another one."""
+        source, params = self.params(position)
+        return None if source.task.score(_answer(record), params) == 1 else source.task.response(params)
+
+    def _refuse(self, missing: list[str], contradicting: list[str], image_folder: str | None) -> None:
+        mistakes = []
+        if missing:
+            mistakes.append(
+                f"--ssl_replay {self.metadata}: {len(missing):,} pictures of published samples are neither in the "
+                f"metadata nor in {image_folder}: {some(missing)}"
+            )
+        if contradicting:
+            mistakes.append(
+                f"--ssl_replay {self.metadata}: {len(contradicting):,} records answer otherwise than their metadata, "
+                f"so one of both belongs to another release: {some(contradicting)}"
+            )
+        if mistakes:
+            raise ConfigError.of(mistakes)
+
+    def _at(self, position: int) -> tuple[RowSource, dict]:
+        source = self.sources[self._source[position]]
+        return source, source.rows[self._row[position]]
+
+    def __len__(self) -> int:
+        return int((self._row >= 0).sum())
+
+    def __contains__(self, position: int) -> bool:
+        return bool(self._row[position] >= 0)
+
+    def task(self, position: int) -> Task:
+        """Returns the task a published sample is of."""
+        return self.sources[self._source[position]].task
+
+    def positions(self) -> Iterator[tuple[Task, np.ndarray]]:
+        """Yields each task with the positions of its published samples."""
+        for number, source in enumerate(self.sources):
+            places = np.flatnonzero(self._source == number)
+            if len(places):
+                yield source.task, places
+
+    def counts(self) -> dict[str, int]:
+        """Returns {task: published samples among the records}."""
+        result: Counter[str] = Counter()
+        for task, places in self.positions():
+            result[task.name] += len(places)
+        return dict(result)
+
+    def pictures(self, position: int, record: dict) -> list[Image.Image]:
+        """Paints the pictures of a published sample, in the order of the record: one, or two in the two-image form.
+
+        Raises:
+            TaskError: a source photograph cannot be used; naming picture, row and photograph.
+        """
+        source, row = self._at(position)
+        try:
+            images, params = source.recall(row, generator(0, "replay"))
+        except UnsuitableImage as unsuitable:
+            raise TaskError(
+                f"{_names(record)[0]} cannot be painted: {unsuitable.reason} ({' + '.join(source.paths(row))}, the "
+                f"source named in {source.path})"
+            ) from None
+        return [
+            source.task.picture(images, params, part)
+            for name in _names(record)
+            for task, _, part in _readings(name)
+            if task is type(source.task)
+        ]
+
+    def params(self, position: int) -> tuple[RowSource, Params]:
+        """Returns where a published sample comes from, and its params."""
+        source, row = self._at(position)
+        return source, source.form.recall(source.task, row, generator(0, "replay"))
+
+    def sample(self, position: int, record: dict) -> Sample:
+        """Returns a published sample in the words of its record, its first picture, and the params behind it."""
+        source, params = self.params(position)
+        text = record["conversations"][0]["value"].replace("<image>", "").strip()
+        picture = self.pictures(position, record)[0]
+        return Sample(
+            source.task.name, picture, text, _answer(record), params, tuple(source.paths(self._at(position)[1]))
+        )
+
+
+def _names(record: dict) -> list[str]:
+    image = record.get("image")
+    return [name for name in (image if isinstance(image, list) else [image]) if isinstance(name, str)]
+
+
+def _answer(record: dict) -> str:
+    return record["conversations"][-1]["value"]
+
+
+class ReplayedDataset(Around):
+    """The host's dataset with its published samples painted instead of read. Every other attribute is the host's.
+
+    Args:
+        base: the host's dataset.
+        replay: the published samples among its records.
+        speak: turns (record, pictures, task's name) into what the host's dataset returns for it.
+    """
+
+    def __init__(self, base: Any, replay: Replay, speak: Callable[[dict, list[Image.Image], str], Any]):
+        self.base, self.replay, self.speak = base, replay, speak
+
+    def __getitem__(self, index: int) -> Any:
+        if index not in self.replay:
+            return self.base[index]
+        record = self.base.list_data_dict[index]
+        return self.speak(record, self.replay.pictures(index, record), self.replay.task(index).name)

@@ -1,0 +1,144 @@
+"""From flags to streams: which photographs, rows or pairs the samples of each task are made of."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from functools import cache
+
+from ...data.photos import HELD_OUT, ImageSource, choose, from_folder
+from ...data.rows import some
+from ...errors import ConfigError
+from .flags import Ask, Flags
+from .mixing import RowStream, Stream
+from .replay import Replay, is_published, metadata_files, photo_folder
+from .rows import RowSource
+
+
+def find_replay(flags: Flags, records: Sequence[dict], image_folder: str | None) -> Replay | None:
+    """Returns the published samples among the records; None without `--ssl_replay`, or where there are none.
+
+    Raises:
+        ConfigError: see `Replay`; or there are none and no task could draw from the metadata either.
+    """
+    if flags.ssl_replay is None:
+        return None
+    photos = photo_folder(flags.ssl_image_folder, image_folder)
+    replay = Replay(flags.ssl_replay, photos, records, image_folder)
+    if len(replay):
+        return replay
+    if flags.ssl_tasks is None:
+        raise ConfigError(
+            f"--ssl_replay {flags.ssl_replay}: no record of --data_path names a published sample, and no --ssl_tasks "
+            "draw from the metadata; give llava_v1_5_v_gift.json, or tasks"
+        )
+    return None
+
+
+def streams(
+    flags: Flags, asks: Sequence[Ask], records: Sequence[dict] | None, image_folder: str | None, replay: Replay | None
+) -> list[Stream]:
+    """Returns the stream of each task that training draws from, in the order asked for; see `split_streams`."""
+    return [trained for trained, _ in split_streams(flags, asks, records, image_folder, replay)]
+
+
+def split_streams(
+    flags: Flags, asks: Sequence[Ask], records: Sequence[dict] | None, image_folder: str | None, replay: Replay | None
+) -> list[tuple[Stream, Stream | None]]:
+    """Returns, for each task in the order asked for, what training draws from and what is held out for evaluation.
+
+    Args:
+        flags: the run's flags.
+        asks: what they ask for.
+        records: LLaVA records; None where there are none.
+        image_folder: what the records' pictures are relative to; without records, the folder to make samples of.
+        replay: the published samples among the records. Where there are some, `--ssl_replay` is about them; where there
+            are none, the tasks draw from the metadata.
+
+    Returns:
+        (training's stream, held-out stream or None without `--ssl_eval_samples`). A task's two share no photograph.
+        What is drawn from rows is always divided by the hash; `--ssl_eval_image_folder` is for the other tasks.
+
+    Raises:
+        ConfigError: photographs or rows are missing or unusable; a flag fits none of the tasks; a photograph would be
+            both trained on and held out.
+    """
+
+    @cache
+    def photographs() -> ImageSource:
+        if records is None and flags.ssl_image_folder is None:
+            return choose(image_folder, flags.ssl_images, None, None, is_published)
+        return choose(flags.ssl_image_folder, flags.ssl_images, records, image_folder, is_published)
+
+    @cache
+    def parts() -> tuple[ImageSource, ImageSource | None]:
+        if not flags.ssl_eval_samples:
+            return photographs(), None
+        if flags.ssl_eval_image_folder is None:
+            if replay is not None:
+                raise ConfigError(
+                    "--ssl_eval_samples: published samples are trained on, and may be of any photograph; name a folder "
+                    "of others to evaluate on: --ssl_eval_image_folder"
+                )
+            return _divided(photographs())
+        held_out = from_folder(flags.ssl_eval_image_folder, None, is_published)
+        _require_apart(photographs(), held_out)
+        return photographs(), held_out
+
+    def pair(ask: Ask) -> tuple[Stream, Stream | None]:
+        rows = _rows(flags, ask, image_folder, replay)
+        kind, (trained, held_out) = (RowStream, _split_rows(rows, flags)) if rows is not None else (Stream, parts())
+        made = kind(ask.task, trained, flags.ssl_seed)
+        return made, None if held_out is None else kind(ask.task, held_out, flags.ssl_seed)
+
+    if flags.ssl_pairs is not None and not any(ask.task.pairs for ask in asks):
+        raise ConfigError(f"--ssl_pairs {flags.ssl_pairs}: none of --ssl_tasks {flags.ssl_tasks} takes pairs")
+    return [pair(ask) for ask in asks]
+
+
+def _rows(flags: Flags, ask: Ask, image_folder: str | None, replay: Replay | None) -> RowSource | None:
+    """Returns the rows a task draws from; None where it makes its samples of photographs."""
+    task = ask.task
+    if flags.ssl_pairs is not None and task.pairs is not None:
+        folder = flags.ssl_image_folder or image_folder or ""
+        return RowSource(flags.ssl_pairs, task, task.pairs, folder)
+    if flags.ssl_replay is not None and replay is None and task.published is not None:
+        files = metadata_files(flags.ssl_replay, task.published)
+        if not files:
+            raise ConfigError(
+                f"--ssl_replay {flags.ssl_replay}: {task.published.files[0]} is not there, which task {task.name} "
+                "draws from; leave the task out, or get the file"
+            )
+        return RowSource(files[0], task, task.published, photo_folder(flags.ssl_image_folder, image_folder))
+    return None
+
+
+def _split_rows(rows: RowSource, flags: Flags) -> tuple[RowSource, RowSource | None]:
+    return _divided(rows) if flags.ssl_eval_samples else (rows, None)
+
+
+def _divided(source):
+    """Returns the part of a source to train on and the part held out."""
+    trained, held_out = source.split()
+    if not len(trained) or not len(held_out):
+        raise ConfigError(
+            f"--ssl_eval_samples: of the {len(source):,} {source.where}, {len(held_out):,} would be held out "
+            f"(about one in {HELD_OUT}, by the hash of its name) and {len(trained):,} trained on; there are too few. "
+            "Name images for evaluation: --ssl_eval_image_folder"
+        )
+    return source.part(trained, source.where), source.part(held_out, f"held-out {source.where}")
+
+
+def _require_apart(trained: ImageSource, held_out: ImageSource) -> None:
+    def paths(source: ImageSource) -> Iterator[str]:
+        root = os.path.realpath(source.root)
+        return (os.path.normpath(os.path.join(root, source.name(k))) for k in range(len(source)))
+
+    evaluated = set(paths(held_out))
+    shared = [path for path in paths(trained) if path in evaluated]
+    if shared:
+        raise ConfigError(
+            f"--ssl_eval_image_folder: {len(shared):,} of its {len(held_out):,} images are trained on too: "
+            f"{some(shared)}\nName a folder of other images, or leave the flag out: then one image in {HELD_OUT} is "
+            "held out."
+        )

@@ -1,0 +1,1 @@
+"""ViTP (arXiv 2509.17562): visual tokens dropped, and the vision tower trained."""

@@ -1,0 +1,139 @@
+"""Training the vision tower: LLaVA freezes it twice, by `requires_grad_(False)` and by a forward under `no_grad`."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback
+
+from ...errors import ConfigError, HostMismatchError
+from ...hosts.model_hooks import find_host
+
+logger = logging.getLogger(__name__)
+FLAG = "--tune_vision_tower"
+# The host's own switch: with it in config.json, its loader takes the checkpoint's tower and not the original one.
+LOADS = "unfreeze_mm_vision_tower"
+
+
+class TuneTower(TrainerCallback):
+    """Unfreezes the tower before the optimizer exists, and lets gradients through its forward, on this instance alone.
+
+    Adapters in the tower go: a base whose config has LLaVA's switch brings its tower before peft looks for layers, and
+    the weights below such an adapter would be saved under names that LLaVA's loader passes over.
+
+    What comes after the layer that LLaVA reads gets no gradient (with `mm_vision_select_layer` -2 the last block and
+    the last norm), so it stays frozen, which data-parallel training needs, and is saved as it was.
+    """
+
+    def __init__(self):
+        self._undo: list[Callable[[], None]] = []
+        self._tower: nn.Module | None = None
+
+    def on_init_end(self, args, state, control, model=None, **kwargs):
+        """Unfreezes; full fine-tuning and adapters alike.
+
+        Raises:
+            ConfigError: upstream would not save the tower in this kind of run.
+            HostMismatchError: the model has no tower where LLaVA has it.
+        """
+        host = find_host(model)
+        tower = host.get_vision_tower() if hasattr(host, "get_vision_tower") else None
+        if not isinstance(tower, nn.Module) or not isinstance(getattr(tower, "vision_tower", None), nn.Module):
+            raise HostMismatchError(
+                f"{FLAG}: expected {type(host).__name__}.get_vision_tower().vision_tower, found {tower!r}; nothing was "
+                "changed. A fork with a flag of its own for this (TinyLLaVA's --tune_type_vision_tower) needs no other."
+            )
+        held = set(map(id, host.parameters()))
+        mistakes = []
+        if getattr(args, "tune_mm_mlp_adapter", False):
+            mistakes.append(f"{FLAG}: with --tune_mm_mlp_adapter LLaVA saves the projector alone; leave one out")
+        parts = getattr(args, "mm_tunable_parts", None) or ""
+        if "," not in parts and ("mm_mlp_adapter" in parts or "mm_vision_resampler" in parts):
+            mistakes.append(f"{FLAG}: with --mm_tunable_parts {parts} LLaVA saves that alone; add mm_vision_tower")
+        if not all(id(parameter) in held for parameter in tower.parameters()):
+            mistakes.append(f"{FLAG}: with --fsdp LLaVA keeps the tower out of the model; use DeepSpeed or torchrun")
+        if mistakes:
+            raise ConfigError.of(mistakes)
+        adapters = _take_adapters(tower)
+        if tower.dtype == torch.float16 and not (args.deepspeed and args.fp16):
+            tower.to(torch.float32)  # upstream has it in halves unless in bf16; only DeepSpeed keeps a float32 copy
+        unreached, words = beyond(tower)
+        own = list(tower.parameters())
+        for parameter in own:
+            parameter.requires_grad_(id(parameter) not in unreached)
+        setattr(host.config, LOADS, True)
+        self._tower = tower
+        for name in ("forward", "forward_feature"):
+            if hasattr(getattr(type(tower), name, None), "__wrapped__"):
+                self._let_through(tower, name)
+        trained = sum(parameter.numel() for parameter in own if id(parameter) not in unreached)
+        kind = str(tower.dtype).removeprefix("torch.")
+        if adapters:
+            logger.info("it trains without the %d adapters that peft had put into the vision tower", adapters)
+        logger.info("the vision tower trains too: %s parameters in %s; %s", f"{trained:,}", kind, words)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Puts the tower's methods back; its parameters stay unfrozen, all of them, since upstream's saving asks."""
+        while self._undo:
+            self._undo.pop()()
+        self._tower.requires_grad_(True)
+
+    def _let_through(self, tower: nn.Module, name: str) -> None:
+        free = getattr(type(tower), name).__wrapped__
+
+        @functools.wraps(free)
+        def method(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            features = free(self, *args, **kwargs)
+            some = features[0] if isinstance(features, list) else features
+            if self.training and torch.is_grad_enabled() and not some.requires_grad:
+                raise HostMismatchError(
+                    f"{FLAG}: no gradient comes through {type(self).__name__}.{name}; this tower's code is not as "
+                    "LLaVA's. Leave the flag out."
+                )
+            return features
+
+        setattr(tower, name, MethodType(method, tower))
+        self._undo.append(lambda: delattr(tower, name))
+
+
+def _take_adapters(tower: nn.Module) -> int:
+    """Puts the layers back that LoRA's adapters stand in for; returns how many."""
+    found = [(owner, name, part) for owner in tower.modules() for name, part in owner.named_children()]
+    found = [(owner, name, part) for owner, name, part in found if hasattr(part, "lora_A")]
+    for owner, name, part in found:
+        plain = getattr(part, "base_layer", None)
+        if plain is None:  # up to peft 0.5 an adapter is the layer itself, and more
+            plain = nn.Linear(part.in_features, part.out_features, device="meta")
+            plain.weight, plain.bias = part.weight, part.bias
+        setattr(owner, name, plain)
+    return len(found)
+
+
+def stays_frozen(host: nn.Module) -> bool:
+    """Tells whether nothing in the tower can learn: no parameter asks to, or its forward is under `no_grad`."""
+    tower = host.get_vision_tower() if hasattr(host, "get_vision_tower") else None
+    shut = tower is not None and "forward" not in vars(tower) and hasattr(type(tower).forward, "__wrapped__")
+    return shut or not any(one.requires_grad for name, one in host.named_parameters() if "vision_tower" in name)
+
+
+def beyond(tower: nn.Module) -> tuple[set[int], str]:
+    """Returns the ids of the parameters after the layer whose output the host reads, and a sentence that says which."""
+    vision = getattr(tower.vision_tower, "vision_model", None)
+    blocks = getattr(getattr(vision, "encoder", None), "layers", None)
+    layer = getattr(tower, "select_layer", None)
+    if blocks is None or layer is None or getattr(tower, "select_feature", "") not in ("patch", "cls_patch"):
+        return set(), "all of it"
+    used = layer % (len(blocks) + 1)  # hidden states: the embeddings' and one of each block
+    parts = [*blocks[used:], vision.post_layernorm]
+    words = f"LLaVA reads layer {layer}, so the last norm"
+    if used < len(blocks):
+        first = used + 1
+        words += f" and block{'s' * (first < len(blocks))} {first}" + f" to {len(blocks)}" * (first < len(blocks))
+    words += f" of {len(blocks)} get{'s' * (used == len(blocks))} no gradient and stay as they were"
+    return {id(parameter) for part in parts for parameter in part.parameters()}, words

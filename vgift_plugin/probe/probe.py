@@ -1,0 +1,276 @@
+"""`vgift probe`: does a trained model look, and does a data set need its pictures?"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..data.files import write_whole
+from ..data.journal import Journal, read_lines, require_same
+from ..data.photos import fingerprint
+from ..data.records import read_records
+from ..errors import ConfigError, SelfTestError
+from ..hosts.checkpoint import Checkpoint, device_of
+from ..hosts.loading import Found, find
+from ..hosts.self_test import self_test
+from ..methods.vgift.flags import Flags
+from ..methods.vgift.mixing import Stream
+from ..methods.vgift.streams import streams
+from ..report.page import check_outputs
+from . import describe_first as describing
+from . import task_accuracy as sights
+from . import visual_contribution as needs
+from .page import needs_page, sights_page
+
+LEAST = 2  # samples, for another one's picture to be shown
+HEAD = b'{"settings": '  # of a journal
+NAMED = 20  # records that are left out, on the terminal; all of them are in the JSON
+
+
+class Answers:
+    """What has been asked already, kept in a journal: its first line is the settings, then a line for each answer.
+
+    Args:
+        path: the journal; it may be there already.
+        settings: what the answers depend on.
+
+    Raises:
+        ConfigError: it was begun with other settings, or is no such journal.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]):
+        self.path = path
+        try:
+            content = path.read_bytes() if path.exists() else b""
+            if not (content.startswith(HEAD) or HEAD.startswith(content)):  # somebody's file: it is not touched
+                raise ConfigError(f"{path} is no journal of vgift probe; name another file: --resume")
+            lines = read_lines(path) if content else []
+            if lines:
+                cure = "Give those it was begun with, or another --resume FILE, or remove the file to begin anew."
+                require_same(lines[0]["settings"], settings, path, cure)
+            self._journal = Journal(path)
+        except (OSError, ValueError) as err:
+            raise ConfigError(f"the journal {path} cannot be used: {err}") from err
+        self._head = [] if lines else [json.dumps({"settings": settings})]  # written with the first answers
+        self.rows: dict[str, dict[int, dict]] = {}
+        for line in lines[1:]:
+            self.rows.setdefault(line["part"], {})[line["number"]] = line
+
+    def complete(self, part: str, n: int, batch_size: int, ask: Callable[[range], list[dict]]) -> list[dict[str, Any]]:
+        """Returns the rows 0 to n - 1 of a part, asking for those that are not there.
+
+        They are asked for in blocks of `batch_size`, and a block is asked whole even where a part of it is there, so
+        that what goes through the model together never depends on interruptions.
+        """
+        from tqdm import tqdm
+
+        done = self.rows.setdefault(part, {})
+        blocks = [range(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
+        with tqdm(total=n, initial=len(done), desc=f"probe {part}", unit="") as bar:
+            for block in blocks:
+                missing = [number for number in block if number not in done]
+                if not missing:
+                    continue
+                rows = {row["number"]: {"part": part, **row} for row in ask(block)}
+                self._journal.append([*self._head, *(json.dumps(rows[number]) for number in missing)])
+                self._head = []
+                done.update((number, rows[number]) for number in missing)
+                bar.update(len(missing))
+        return [done[number] for number in range(n)]
+
+    def close(self) -> None:
+        """Lets the journal go; one without an answer is removed."""
+        if self._head:
+            self.path.unlink(missing_ok=True)
+        self._journal.close()
+
+
+def probe(
+    flags: dict,
+    model_path: str,
+    image_folder: str,
+    *,
+    model_base: str | None = None,
+    data_path: str | None = None,
+    n: int = 500,
+    output: str = "probe.html",
+    json_path: str | None = None,
+    resume: str | None = None,
+    batch_size: int = 16,
+    device: str | None = None,
+    seed: int = 1,
+    conv_mode: str | None = None,
+    describe_first: bool = False,
+) -> str:
+    """Probes a checkpoint, and writes a page.
+
+    With tasks: generates greedy answers to n samples of each, with their pictures, with a grey square, and with another
+    sample's, and scores them exactly. Without: measures on n records of `data_path` how much likelier the reference
+    answers are by their pictures.
+
+    Args:
+        flags: {flag: value} as given.
+        model_path: a LLaVA checkpoint, see `Checkpoint.load`.
+        image_folder: photographs, searched recursively; with `data_path`, what its paths are relative to.
+        model_base: what an adapter was trained on.
+        data_path: LLaVA records; with tasks, those whose pictures samples are made of.
+        n: samples of each task; or records, chosen by the seed.
+        output: the page, `.html`.
+        json_path: where the numbers go as JSON, if anywhere.
+        resume: the journal; by default `OUTPUT.jsonl`. A rerun goes on with what is in it.
+        batch_size: questions at once.
+        device: see `Checkpoint.load`.
+        seed: of samples and choice of records; training's default is 0, so that other samples are asked for here.
+        conv_mode: the chat template, see `Checkpoint.load`.
+        describe_first: with records, also measures answers after the model's own description; see `describing`.
+
+    Returns:
+        the table for the terminal.
+
+    Raises:
+        ConfigError: a flag, a path or the checkpoint is not usable; nothing was measured.
+    """
+    asked = Flags.of({**flags, "ssl_seed": seed})
+    asks = asked.resolve()
+    mistakes = []
+    if not asks and data_path is None:
+        mistakes.append("name what to probe with: --ssl_tasks for self-supervised samples, or --data_path for records")
+    if not asks:
+        mistakes += [f"--{name} needs --ssl_tasks" for name in flags if name not in ("ssl_tasks", "ssl_seed")]
+    if "ssl_seed" in flags:
+        mistakes.append(
+            f"--ssl_seed {flags['ssl_seed']} is training's; give --seed, with another number than training had"
+        )
+    if asks and describe_first:
+        mistakes.append("--describe-first is about the records of --data_path, without --ssl_tasks")
+    if n < LEAST:
+        mistakes.append(f"-n {n}: at least {LEAST}, for another one's picture to be shown")
+    if batch_size < 1:
+        mistakes.append(f"--batch-size {batch_size}: at least 1")
+    if not Path(image_folder).is_dir():
+        mistakes.append(f"--image_folder {image_folder}: there is no such folder")
+    if mistakes:
+        raise ConfigError.of(mistakes)
+    journal = Path(resume or f"{output}.jsonl")
+    check_outputs(output, json_path, str(journal))
+    records = read_records(data_path)
+    what: dict[str, Any] = {"n": n, "seed": seed, "batch size": batch_size}
+    if asks:
+        made = streams(asked, asks, records, image_folder, None)
+        for ask_, stream in zip(asks, made, strict=True):
+            what |= {
+                f"--ssl_tasks, {ask_.task.name}": repr(ask_.task),
+                f"photographs of {ask_.task.name}": stream.source.fingerprint(),
+            }
+    else:
+        chosen, left_out = _chosen(records, n, seed, image_folder, data_path)
+        what["--data_path, records"] = fingerprint(json.dumps(chosen.record(k)) for k in range(len(chosen)))
+        what |= {"--describe-first": True} if describe_first else {}
+    found = find(model_path, model_base, conv_mode)
+    device = device_of(device)
+    model = {"--model-path": model_path, "--model-base": model_base, "--conv-mode": found.template, "--device": device}
+    settings = {**model, "weights": found.weights, **what, "vgift-plugin": __version__}
+    answers = Answers(journal, settings)
+    try:
+        load = functools.cache(lambda: Checkpoint.of(found, device))  # not at all where all is in the journal
+        if asks:
+            table, result, page = _sights(answers, load, made, n, batch_size)
+        else:
+            table, result, page = _needs(answers, load, chosen, left_out, batch_size, describe_first)
+    finally:
+        answers.close()
+    how_many = f"{n:,} samples a task" if asks else f"{len(chosen):,} records of {data_path}"
+    about = f"{_who(found)}, {how_many}, seed {seed}, on {device}"
+    write_whole(Path(output), page(about, table).encode())
+    if json_path is not None:
+        write_whole(Path(json_path), (json.dumps({"settings": settings, **result}, indent=1) + "\n").encode())
+    return f"{table}\n{about}\n{output}: the {'worst mistakes' if asks else 'records that need their picture least'}"
+
+
+def _who(found: Found) -> str:
+    base = f" on {found.base}" if found.base else ""
+    return f"{found.path}{base} with the template {found.template} (--conv-mode)"
+
+
+def _chosen(
+    records: Sequence[dict], n: int, seed: int, image_folder: str, data_path: str
+) -> tuple[needs.Needs, dict[str, int]]:
+    positions, left_out = needs.candidates(records)
+    if not positions:
+        why = "; ".join(f"{reason}: {count:,}" for reason, count in left_out.items())
+        raise ConfigError(f"--data_path {data_path}: none of its {len(records):,} records has one picture ({why})")
+    return needs.Needs(records, needs.choose(positions, n, seed), image_folder, data_path), left_out
+
+
+def _sights(answers: Answers, load: Callable[[], Checkpoint], made: Sequence[Stream], n: int, batch_size: int) -> tuple:
+    """Asks for the samples of all tasks; returns (table, what goes into the JSON, page of (about, table))."""
+    results, rows = {}, {}
+    tested: set[str] = set()
+    for stream in made:
+        name = stream.task.name
+
+        def ask(block: range, stream: Stream = stream) -> list[dict]:
+            checkpoint = load()
+            if stream.task.name not in tested:
+                _test(stream, checkpoint)
+                tested.add(stream.task.name)
+            return sights.ask(checkpoint, stream, block, n)
+
+        rows[name] = answers.complete(name, n, batch_size, ask)
+        results[name] = sights.tabulate(rows[name], stream.task.chance)
+    return sights.table(results), {"tasks": results}, functools.partial(sights_page, made, results, rows)
+
+
+def _test(stream: Stream, checkpoint: Checkpoint) -> None:
+    """Sends a few samples through the host, as training does before its first step."""
+    try:
+        self_test(stream, checkpoint.view, checkpoint.tokenizer, checkpoint.conversation_lib)
+    except SelfTestError as err:
+        raise SelfTestError(f"{err} (The template is --conv-mode here.)") from err
+
+
+def _needs(
+    answers: Answers,
+    load: Callable[[], Checkpoint],
+    chosen: needs.Needs,
+    left_out: dict[str, int],
+    batch_size: int,
+    describe_first: bool,
+) -> tuple:
+    """Measures the chosen records; returns (table, what goes into the JSON, page of (about, table))."""
+
+    def ask(block: range) -> list[dict]:
+        return describing.ask(load(), chosen, block) if describe_first else chosen.measure(load(), block)
+
+    rows = answers.complete("records", len(chosen), batch_size, ask)
+    measured = [row for row in rows if "left_out" not in row]
+    unread = [{name: row[name] for name in ("id", "image", "left_out")} for row in rows if "left_out" in row]
+    if not measured:
+        raise ConfigError(
+            f"none of the {len(rows):,} chosen records of {chosen.data_path} can be measured: "
+            + "; ".join(f"{row['id']} ({chosen.image_folder}/{row['image']}): {row['left_out']}" for row in unread[:3])
+        )
+    results = needs.tabulate(measured)
+    measured.sort(key=lambda row: (needs.gains(row)[needs.BLANK], row["number"]))
+    table = needs.table(results)
+    if left_out:
+        table += "\nrecords of no use here: " + ", ".join(f"{reason} {count:,}" for reason, count in left_out.items())
+    if unread:
+        reasons = Counter(row["left_out"] for row in unread).most_common()
+        table += "\nchosen and left out: " + ", ".join(f"{reason} {count:,}" for reason, count in reasons)
+        table += "".join(f"\n  {row['id']}: {row['image']}: {row['left_out']}" for row in unread[:NAMED])
+        table += f"\n  … and {len(unread) - NAMED:,} more" if len(unread) > NAMED else ""
+    fields = ("id", "image", "tokens", *needs.PICTURES, "wrong_image")
+    listed = [{**{name: row[name] for name in fields}, "gains": needs.gains(row)} for row in measured]
+    result = {"pictures": results, "of_no_use": left_out, "left_out": unread, "records": listed}
+    if describe_first:
+        result["describe_first"] = describing.tabulate(measured)
+        table += "\n" + describing.table(result["describe_first"])
+        for one, row in zip(listed, measured, strict=True):
+            one |= {name: row[name] for name in describing.FIELDS if name in row}
+    return table, result, functools.partial(needs_page, chosen, results, measured)

@@ -1,0 +1,1 @@
+"""What pages and tables have in common: templates, plots, intervals."""

@@ -1,0 +1,57 @@
+"""What there is to choose from, as text: every task with its knobs and a sample, and the table of flags."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from dataclasses import fields
+
+from ..data.seeding import generator
+from ..errors import UnsuitableImage
+from ..methods.vgift.flags import Flags
+from .drawing import test_card
+from .registry import get_task, task_names
+from .task import Task
+
+
+def describe_tasks(markdown: bool = False) -> str:
+    """Returns every task with what it needs, chance level, knobs and one sample, for the terminal or as a table."""
+    kinds = [get_task(name) for name in task_names()]
+    if markdown:
+        rows = ["| task | what it is | images | chance | knobs (default) |", "|---|---|---|---|---|"]
+        for kind in kinds:
+            knobs = ", ".join(f"`{name}` ({json.dumps(default)})" for name, (default, _) in kind.knobs().items())
+            rows.append(f"| `{kind.name}` | {summary(kind)} | {kind.images} | {kind().chance:.2%} | {knobs} |")
+        return "\n".join(rows)
+    return "\n\n".join(map(_described, kinds))
+
+
+def summary(kind: type[Task]) -> str:
+    """Returns what a task is, in the one sentence that begins its docstring."""
+    return " ".join((kind.__doc__ or "").split("\n\n")[0].split())
+
+
+def _described(kind: type[Task]) -> str:
+    task = kind()
+    lines = [f"{kind.name}   needs {kind.images} image{'s' * (kind.images > 1)}, chance {task.chance:.2%}"]
+    lines += textwrap.wrap(summary(kind), 100, initial_indent="  ", subsequent_indent="  ")
+    lines.append("  knobs, set in --ssl_config:")
+    for name, (default, help) in kind.knobs().items():
+        lines.append(f"    {name + ' = ' + json.dumps(default):<28} {help}")
+    lines.append("  a sample:")
+    try:
+        params = task.draw(generator(0, "tasks", kind.name), [test_card()] * kind.images)
+        instruction, response = task.ask(params)
+        lines.append(textwrap.indent(f"{instruction}\n→ {response}", "    "))
+    except UnsuitableImage as unsuitable:
+        lines.append(f"    (the built-in picture does not suit it: {unsuitable.reason})")
+    return "\n".join(lines)
+
+
+def flag_table() -> str:
+    """Returns the training flags as the README's table."""
+    rows = ["| flag | default | what it does |", "|---|---|---|"]
+    for flag in fields(Flags):
+        default = "" if flag.default is None else f"`{flag.default}`"
+        rows.append(f"| `--{flag.name}` | {default} | {flag.metadata['help']} |")
+    return "\n".join(rows)

@@ -1,0 +1,85 @@
+"""The tasks by name. Built-in ones register on import; others come through the entry-point group `vgift_plugin.tasks`.
+
+A package offers a task without touching this one:
+
+    [project.entry-points."vgift_plugin.tasks"]
+    jigsaw = "my_package.jigsaw:Jigsaw"
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from importlib.metadata import EntryPoint, entry_points
+
+from ..errors import ConfigError
+from .task import Task
+
+GROUP = "vgift_plugin.tasks"
+_registered: dict[str, type[Task]] = {}
+
+
+def register(task: type[Task]) -> type[Task]:
+    """Class decorator: makes a task known under its `name`.
+
+    Raises:
+        ConfigError: it is no named `Task`, or another class has that name.
+    """
+    if not (isinstance(task, type) and issubclass(task, Task) and task.name and task.wordings):
+        raise ConfigError(f"{task!r} cannot be registered: a task is a subclass of Task with a name and wordings")
+    _built_in()
+    other = _registered.setdefault(task.name, task)
+    if other is not task:
+        raise ConfigError(f"two tasks are called {task.name!r}: {_where(other)} and {_where(task)}; rename one")
+    return task
+
+
+def _built_in() -> None:
+    """Registers the built-in tasks, before anybody else takes one of their names."""
+    importlib.import_module(__package__)
+
+
+def _where(task: type[Task]) -> str:
+    return f"{task.__module__}.{task.__qualname__}"
+
+
+def _offered() -> dict[str, EntryPoint]:
+    _built_in()
+    return {point.name: point for point in entry_points(group=GROUP) if point.name not in _registered}
+
+
+def task_names() -> list[str]:
+    """Returns the names of all tasks, built-in ones first, without importing other packages' tasks."""
+    offered = sorted(_offered())
+    return [*_registered, *offered]
+
+
+def loaded_tasks() -> list[type[Task]]:
+    """Returns the built-in tasks, and those of other packages that were asked for so far."""
+    _built_in()
+    return list(_registered.values())
+
+
+def get_task(name: str) -> type[Task]:
+    """Returns the task class called `name`.
+
+    Raises:
+        ConfigError: no task has that name (the nearest one is named), or the package that offers it fails.
+    """
+    _built_in()
+    if name in _registered:  # without a look at what else is installed: this is asked for with every sample
+        return _registered[name]
+    offered = _offered()
+    if name not in offered:
+        known = task_names()
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known tasks: {', '.join(known)}"
+        raise ConfigError(f"no task is called {name!r}; {hint}")
+    point = offered[name]
+    try:
+        task = point.load()
+    except Exception as err:
+        raise ConfigError(f"task {name!r} ({point.value}) cannot be loaded: {type(err).__name__}: {err}") from err
+    if getattr(task, "name", None) != name:
+        raise ConfigError(f"entry point {name!r} leads to {point.value}, whose name is {getattr(task, 'name', None)!r}")
+    return register(task)
