@@ -30,15 +30,16 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent / "demo"))
 from tiny_llava import build, build_tokenizer
+from vgift_plugin.hosts.upstream import upstream_dataset
+from vgift_plugin.hosts.view import OneRecordView
 
 from vgift_plugin import get_task
 from vgift_plugin.bench import Row, generation, in_turn, table, through_the_host
 from vgift_plugin.data.photos import from_folder, open_photo
 from vgift_plugin.data.seeding import generator
-from vgift_plugin.hosts.upstream import upstream_dataset
-from vgift_plugin.hosts.view import OneRecordView
 from vgift_plugin.methods.vgift.flags import Flags, counts
-from vgift_plugin.methods.vgift.mixing import MixedDataset, Stream
+from vgift_plugin.methods.vgift.mixture import MixedDataset
+from vgift_plugin.methods.vgift.stream import Stream
 from vgift_plugin.methods.vgift.streams import streams
 from vgift_plugin.tasks.colors import rgb_to_lab, xkcd
 
@@ -220,9 +221,9 @@ def instructions(base, work: Path, n: int, results: list) -> None:
     from argparse import Namespace
 
     from llava.model import LlavaLlamaForCausalLM
+    from vgift_plugin.methods.l2t.instruction import instruct_loss
 
     from vgift_plugin.hosts.model_hooks import Inside
-    from vgift_plugin.methods.l2t.instruction import instruct_loss
     from vgift_plugin.methods.l2t.labels import InstructedDataset
     from vgift_plugin.methods.l2t.losses import InstructCollator, ResponseLoss
     from vgift_plugin.methods.vgift.losses import MarkingCollator, SplitLoss, mark

@@ -16,7 +16,7 @@ from vgift_plugin.data.photos import from_folder
 from vgift_plugin.methods.vgift import preview
 from vgift_plugin.methods.vgift.flags import Flags
 from vgift_plugin.methods.vgift.gallery import gallery, one_a_line
-from vgift_plugin.methods.vgift.mixing import Stream
+from vgift_plugin.methods.vgift.stream import Stream
 
 N = 6
 TASKS = "rotation,color,correspondence"

@@ -82,6 +82,7 @@ def words_of(host, tokenizer, base, record):
 
 def loss_of(base, tokenizer, mode, text=True):
     from vgift_plugin.methods.l2t.instruction import TextPath
+
     from vgift_plugin.methods.l2t.labels import InstructLoss
 
     return InstructLoss(mode, TEMPLATES, text, TextPath(base, tokenizer), tokenizer)
@@ -409,7 +410,7 @@ def test_pieces_of_a_character_and_of_a_picture(tokenizers):
 def test_informative_fillings_alone_are_learned_of_a_self_supervised_sample(host, tokenizers, photos):
     from vgift_plugin import get_task
     from vgift_plugin.data.photos import from_folder
-    from vgift_plugin.methods.vgift.mixing import Stream
+    from vgift_plugin.methods.vgift.stream import Stream
 
     tokenizer = tokenizers["llama slow"]
     base = base_of(host, "v1", [])

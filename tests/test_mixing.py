@@ -9,7 +9,8 @@ from vgift_plugin import Task, UnsuitableImage, get_task
 from vgift_plugin.data.photos import ImageSource, from_folder
 from vgift_plugin.data.tally import Tally
 from vgift_plugin.errors import ConfigError, NoSuitableImageError, TaskError
-from vgift_plugin.methods.vgift.mixing import MAX_REDRAWS, MixedDataset, Stream
+from vgift_plugin.methods.vgift.mixture import MixedDataset
+from vgift_plugin.methods.vgift.stream import MAX_REDRAWS, Stream
 from vgift_plugin.tasks.drawing import side_by_side
 from vgift_plugin.tasks.drawing import test_card as card
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from vgift_plugin.data.photos import from_folder
 from vgift_plugin.methods.vgift.flags import Flags
-from vgift_plugin.methods.vgift.mixing import Stream
+from vgift_plugin.methods.vgift.stream import Stream
 
 ALL = "rotation,color,correspondence"
 

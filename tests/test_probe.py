@@ -19,7 +19,7 @@ from test_checkouts import needs as needs_checkout
 from vgift_plugin.data.photos import from_folder
 from vgift_plugin.errors import ConfigError
 from vgift_plugin.methods.vgift.flags import Flags
-from vgift_plugin.methods.vgift.mixing import Stream
+from vgift_plugin.methods.vgift.stream import Stream
 from vgift_plugin.probe import probe
 from vgift_plugin.probe import task_accuracy as sights
 from vgift_plugin.probe import visual_contribution as needs
@@ -96,7 +96,7 @@ def test_a_full_checkpoint(full, photos, tmp_path, checkpoint):
             prompt_of(checkpoint, sample.instruction),
             images=pixels_of(checkpoint, sample.image),
             do_sample=False,
-            max_new_tokens=checkpoint.answer_length(checkpoint.present(sample)) + sights.MARGIN,
+            max_new_tokens=checkpoint.answer_length(checkpoint.sample(sample)) + sights.MARGIN,
         )
         assert row["replies"]["sighted"] == checkpoint.tokenizer.decode(own[0], skip_special_tokens=True).strip()
 

@@ -9,8 +9,14 @@ from . import __version__
 from .errors import HookError, VgiftError
 
 
+def flags_of(args: argparse.Namespace) -> dict:
+    from .methods.settings import all_fields
+
+    return {one.name: getattr(args, one.name) for one in all_fields() if hasattr(args, one.name)}
+
+
 def _run(args: argparse.Namespace) -> int:
-    from .launch import NO_HOOK_STATUS, flags_of, run
+    from .launch import NO_HOOK_STATUS, run
 
     try:
         return run(args.command, flags_of(args))
@@ -20,7 +26,6 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _preview(args: argparse.Namespace) -> int:
-    from .launch import flags_of
     from .methods.stic.page import preview_preferences
     from .methods.vgift.preview import preview
 
@@ -33,7 +38,6 @@ def _preview(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from .launch import flags_of
     from .methods.vgift.export import export
 
     options = ("data_path", "n", "epoch", "jpeg_quality", "chunk_size", "workers")
@@ -62,7 +66,6 @@ def _export_tower(args: argparse.Namespace) -> int:
 
 def _audit(args: argparse.Namespace) -> int:
     from .audit.audit import audit
-    from .launch import flags_of
 
     files = args.image_folder, args.data_path, args.n, args.output, args.json
     table, clean = audit(flags_of(args), *files, args.threshold)
@@ -73,7 +76,6 @@ def _audit(args: argparse.Namespace) -> int:
 def _probe(args: argparse.Namespace) -> int:
     import logging
 
-    from .launch import flags_of
     from .probe.probe import probe
 
     logging.basicConfig(level=logging.INFO, format="[vgift] %(message)s")
@@ -98,17 +100,16 @@ def _stic(args: argparse.Namespace) -> int:
 
 
 def _templates(args: argparse.Namespace) -> int:
-    from .launch import flags_of
-    from .methods.l2t.templates import make
+    from .data.arguments import given
+    from .methods.l2t.templates import FindTemplates
 
-    print(make(flags_of(args), args.data_path, args.output))
+    print(FindTemplates(**given(FindTemplates, args)).run())
     return 0
 
 
 def _labels(args: argparse.Namespace) -> int:
     import os
 
-    from .launch import flags_of
     from .methods.l2t.show import show
 
     names = ("data_path", "n", "version", "model_max_length", "output")
@@ -126,27 +127,10 @@ def _patch(args: argparse.Namespace) -> int:
     return 0 if applied or args.action != "status" else 1
 
 
-def _bench(args: argparse.Namespace) -> int:
-    from .bench import measure
-    from .launch import flags_of
-
-    names = ("data_path", "image_folder", "n", "steps_per_s", "batch")
-    given = {name: getattr(args, name) for name in names}
-    print(measure(flags_of(args), llm=args.model_name_or_path, tower=args.vision_tower, **given))
-    return 0
-
-
 def _tasks(args: argparse.Namespace) -> int:
     from .tasks.catalogue import describe_tasks
 
     print(describe_tasks(args.markdown))
-    return 0
-
-
-def _flags(args: argparse.Namespace) -> int:
-    from .tasks.catalogue import flag_table
-
-    print(flag_table())
     return 0
 
 
@@ -159,7 +143,16 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from .launch import add_flags
+    from .data.arguments import add_options
+    from .methods import METHODS
+    from .methods.l2t.flags import L2TFlags
+    from .methods.l2t.templates import FindTemplates
+    from .methods.vgift.flags import VgiftFlags
+
+    def add_flags(sub, prefix=""):
+        kinds = {"": [method.Flags for method in METHODS], "ssl_": [VgiftFlags], "instruct_": [L2TFlags]}[prefix]
+        for kind in kinds:
+            add_options(sub, kind)
 
     parser = argparse.ArgumentParser(
         prog="vgift", description="Self-supervised, visually grounded samples in LLaVA fine-tuning."
@@ -228,15 +221,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_flags(sub)
     add = sub.add_argument
-    add("--model-path", "--model_path", required=True, metavar="CKPT", help="a LLaVA: folder, or name on the Hub")
-    add("--model-base", "--model_base", metavar="BASE", help="what a LoRA adapter or a projector was trained on")
+    add("--model_path", required=True, metavar="CKPT", help="a LLaVA: folder, or name on the Hub")
+    add("--model_base", metavar="BASE", help="what a LoRA adapter or a projector was trained on")
     add("--image_folder", required=True, metavar="DIR", help="images; with --data_path as LLaVA has it")
     add("--data_path", metavar="JSON", help="LLaVA records: measured, or with --ssl_tasks those whose images are used")
     add("-n", type=int, default=500, metavar="N", help="samples of each task, or records (default 500)")
     add("-o", "--output", default="probe.html", metavar="FILE", help="the page (default probe.html)")
     add("--json", metavar="FILE", help="all numbers as JSON")
     add("--resume", metavar="FILE", help="the journal of answers, to go on with (default: OUTPUT.jsonl)")
-    add("--batch-size", "--batch_size", type=int, default=16, metavar="N", help="questions at once (default 16)")
+    add("--batch_size", type=int, default=16, metavar="N", help="questions at once (default 16)")
     add("--device", metavar="D", help="cuda, cpu or cuda:1 (default: cuda where there is one)")
     add(
         "--seed",
@@ -246,9 +239,9 @@ def _parser() -> argparse.ArgumentParser:
         help="of the samples; take another one than training had (default 1)",
     )
     template = "the chat template the model was trained with (default: as LLaVA's evaluation chooses, else v1)"
-    add("--conv-mode", "--conv_mode", metavar="NAME", help=template)
+    add("--conv_mode", metavar="NAME", help=template)
     twice = "records: also measure answers after the model's own description of the picture"
-    add("--describe-first", "--describe_first", action="store_true", help=twice)
+    add("--describe_first", action="store_true", help=twice)
 
     sub = command(
         "export",
@@ -315,9 +308,7 @@ def _parser() -> argparse.ArgumentParser:
         "example:\n  vgift templates --data_path mix.json -o templates.json\n\n"
         "The file is for reading and editing: take out what carries content, add what does not.",
     )
-    add_flags(sub, "instruct_template_")
-    sub.add_argument("--data_path", required=True, metavar="JSON", help="LLaVA records")
-    sub.add_argument("-o", "--output", required=True, metavar="FILE", help="templates.json")
+    add_options(sub, FindTemplates)
 
     sub = command(
         "labels",
@@ -345,7 +336,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("checkpoint", metavar="CKPT", help="the output folder of a run with --tune_vision_tower")
     sub.add_argument("-o", "--output", required=True, metavar="DIR", help="a new folder")
     base = "for LoRA: the model it was trained from, asked where CKPT has no tower of its own"
-    sub.add_argument("--model-base", "--model_base", metavar="BASE", help=base)
+    sub.add_argument("--model_base", metavar="BASE", help=base)
     where = "the original tower, name or folder (default: what CKPT's config says)"
     sub.add_argument("--vision_tower", metavar="NAME", help=where)
 
@@ -364,8 +355,8 @@ def _parser() -> argparse.ArgumentParser:
     ):
         job = jobs.add_parser(name, help=help, description=help)
         add = job.add_argument
-        add("--model-path", "--model_path", required=True, metavar="CKPT", help="a LLaVA: folder, or name on the Hub")
-        add("--model-base", "--model_base", metavar="BASE", help="what a LoRA adapter or a projector was trained on")
+        add("--model_path", required=True, metavar="CKPT", help="a LLaVA: folder, or name on the Hub")
+        add("--model_base", metavar="BASE", help="what a LoRA adapter or a projector was trained on")
         if name == "describe":
             add("--data_path", required=True, metavar="JSON", help="LLaVA records, of which some are taken")
         add("--image_folder", required=True, metavar="DIR", help="images; with --data_path as LLaVA has it")
@@ -374,11 +365,11 @@ def _parser() -> argparse.ArgumentParser:
         hot = "of sampling; 0 takes the likeliest token (default %(default)s)"
         add("--temperature", type=float, default=0.2, metavar="T", help=hot)
         longest = "where descriptions are cut off, and then not used (default %(default)s)"
-        add("--max-new-tokens", "--max_new_tokens", type=int, default=1024, metavar="N", help=longest)
+        add("--max_new_tokens", type=int, default=1024, metavar="N", help=longest)
         add("--seed", type=int, default=0, metavar="N", help="of choices, prompts and tokens (default 0)")
-        add("--batch-size", "--batch_size", type=int, default=8, metavar="N", help="descriptions at once (default 8)")
+        add("--batch_size", type=int, default=8, metavar="N", help="descriptions at once (default 8)")
         add("--device", metavar="D", help="cuda, cpu or cuda:1 (default: this rank's GPU where there is one)")
-        add("--conv-mode", "--conv_mode", metavar="NAME", help=template)
+        add("--conv_mode", metavar="NAME", help=template)
 
     sub = command(
         "patch",
@@ -391,26 +382,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("action", choices=("status", "apply", "revert"))
     sub.add_argument("path", metavar="PATH", help="the checkout: the folder with llava/ (or tinyllava/) in it")
 
-    sub = command(
-        "bench",
-        _bench,
-        "what samples cost beside ordinary ones, on your data and machine, and how many workers a GPU needs",
-        "example:\n  vgift bench --ssl_tasks rotation,color --data_path mix.json --image_folder DIR \\\n"
-        "      --model_name_or_path lmsys/vicuna-7b-v1.5",
-    )
-    add_flags(sub, "ssl_")
-    sub.add_argument("--data_path", required=True, metavar="JSON", help="LLaVA records")
-    sub.add_argument("--image_folder", required=True, metavar="DIR", help="what their pictures are relative to")
-    sub.add_argument("--model_name_or_path", required=True, metavar="NAME", help="whose tokenizer")
-    sub.add_argument("--vision_tower", metavar="NAME", help="whose image processor (default: CLIP's own, 336 px)")
-    sub.add_argument("-n", type=int, default=100, metavar="N", help="samples of each task (default 100)")
-    sub.add_argument("--steps_per_s", type=float, default=1.0, metavar="S", help="to keep up with (default 1)")
-    sub.add_argument("--batch", type=int, default=16, metavar="N", help="samples a step on one GPU (default 16)")
-
     sub = command("tasks", _tasks, "list the tasks: chance level, knobs, one sample", "example:\n  vgift tasks")
     sub.add_argument("--markdown", action="store_true", help="as the README's table")
 
-    command("flags", _flags, "print the table of training flags", "example:\n  vgift flags")
     command("doctor", _doctor, "check environment, LLaVA's version and its seams", "example:\n  vgift doctor")
     return parser
 

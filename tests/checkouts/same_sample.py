@@ -15,12 +15,12 @@ import tempfile
 from pathlib import Path
 
 import torch
+from vgift_plugin.hosts.self_test import self_test
+from vgift_plugin.hosts.view import OneRecordView
 
 from vgift_plugin import get_task, task_names
 from vgift_plugin.data.photos import from_folder
-from vgift_plugin.hosts.self_test import self_test
-from vgift_plugin.hosts.view import OneRecordView
-from vgift_plugin.methods.vgift.mixing import Stream
+from vgift_plugin.methods.vgift.stream import Stream
 
 
 def equal(one, other):

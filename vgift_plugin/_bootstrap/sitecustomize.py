@@ -1,7 +1,7 @@
 """Loaded at the start of every Python below `vgift run`, because this folder is on PYTHONPATH there, and nowhere else.
 
-It waits for `llava.train.train` and attaches the plugin to it. It costs a process that never imports llava a few
-milliseconds, loads the `sitecustomize` it hides, and leaves nothing behind.
+It waits for the training module of a known host and attaches the plugin to it. It costs a process that imports none a
+few milliseconds, loads the `sitecustomize` it hides, and leaves nothing behind.
 """
 
 import os
@@ -23,14 +23,14 @@ def chain():
 
 
 def attach(module):
-    """Attaches the plugin to `llava.train.train`, just imported."""
+    """Attaches the plugin to a host's training module, just imported."""
     from vgift_plugin.launch import attach_here
 
     attach_here(module)
 
 
 def watch_parser(module):
-    """Attaches the plugin to any other module that parses LLaVA's arguments, such as a training file run as main."""
+    """Attaches the plugin to any other module that parses a host's arguments, such as a training file run as main."""
     from vgift_plugin.launch import watch_parser
 
     watch_parser(module)
@@ -56,11 +56,12 @@ def hook():
     try:
         from wrapt import register_post_import_hook
 
-        import vgift_plugin  # noqa: F401
+        from vgift_plugin.hosts import HOSTS
     except ImportError as err:
         sys.meta_path.insert(0, Guard(err))
         return
-    register_post_import_hook(attach, "llava.train.train")
+    for name in (name for host in HOSTS for name in host.modules):
+        register_post_import_hook(attach, name)
     register_post_import_hook(watch_parser, "transformers.hf_argparser")
 
 

@@ -13,7 +13,7 @@ from .. import __version__
 from ..data.records import read_records
 from ..data.tally import Tally
 from ..errors import ConfigError
-from ..methods.vgift.flags import Flags
+from ..methods.vgift.flags import VgiftFlags
 from ..methods.vgift.streams import streams
 from ..report.intervals import effective_size, wilson
 from ..report.page import check_outputs
@@ -169,8 +169,8 @@ def audit(
         raise ConfigError(f"-n {n}: at least {LEAST_SAMPLES} samples of each task")
     if not 0 <= threshold < 1:
         raise ConfigError(f"--threshold {threshold:g}: must be 0 or more and below 1")
-    asked = Flags.of(flags)
-    asks = asked.resolve()
+    asked = VgiftFlags.of(flags)
+    asks = asked.tasks()
     if not asks:
         raise ConfigError(f"--ssl_tasks is missing; known tasks: {', '.join(task_names())}")
     require_sklearn()

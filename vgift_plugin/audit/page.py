@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from html import escape
 
-from ..methods.vgift.flags import Flags
+from ..methods.vgift.flags import VgiftFlags
 from ..report.page import (
     bar,
     chance_line,
@@ -29,7 +29,7 @@ little of it and may beat chance. Bars: accuracy on held-out photographs; whiske
 chance."""
 
 
-def audit_page(n: int, flags: Flags, sections: Sequence[str], table: str) -> str:
+def audit_page(n: int, flags: VgiftFlags, sections: Sequence[str], table: str) -> str:
     """Returns the page of n samples a task: the tasks' sections, then the terminal's table."""
     about = f"{escape(f'{n:,} samples a task with {flag_words(flags)}')}</p>\n<p>{READING}"
     seen = "".join(f"<dt>{escape(one.name)}</dt><dd>{escape(one.about)}</dd>" for one in SOLVERS)

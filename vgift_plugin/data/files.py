@@ -1,13 +1,17 @@
-"""Files and folders that are there whole or not at all, whatever kills the process that writes them."""
+"""Atomic writes of files and folders."""
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def write_whole(path: Path, content: bytes, mode: int | None = None) -> None:
@@ -63,3 +67,23 @@ def publish(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
         return
     temporary.unlink()
+
+
+def read_once(read: Callable[[str], T]) -> Callable[[str], T]:
+    """Returns a reader of files that keeps what it last read, for as long as that file is the same."""
+    kept: dict[tuple, T] = {}
+
+    @functools.wraps(read)
+    def cached(path: str) -> T:
+        try:
+            status = os.stat(path)
+        except OSError:
+            return read(path)
+        key = (str(path), status.st_ino, status.st_size, status.st_mtime_ns)
+        if key not in kept:
+            content = read(path)
+            kept.clear()
+            kept[key] = content
+        return kept[key]
+
+    return cached

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 import os
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +20,8 @@ from .records import picture_name
 ORIENTATION = 0x0112  # the EXIF tag
 HELD_OUT = 20  # one photograph in so many
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+# Pictures that V-GIFT's release writes: turned, grey or marked, they are no photographs to make samples of.
+PUBLISHED = re.compile(r"(?P<id>.+)_(?P<part>rot(?:0|90|180|270)|colorization|correspondence|img1|img2)\.jpg")
 # What Pillow raises on broken files, by reading its plugins; anything else is a bug and must not pass for a bad image.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, KeyError, IndexError, TypeError)
 
@@ -152,18 +154,18 @@ class RecordNames:
         return picture_name(self.records[int(self.positions[index])])
 
 
-def from_folder(
-    folder: str, pattern: str | None = None, leave_out: Callable[[str], bool] = lambda name: False
-) -> ImageSource:
-    """Returns all images of a folder and of the folders in it (links are followed once), sorted by relative path.
+def is_published(name: str) -> bool:
+    """Tells by its name whether a picture is one of V-GIFT's published samples."""
+    return PUBLISHED.fullmatch(name.rpartition("/")[2]) is not None
 
-    Args:
-        folder: where to look.
-        pattern: a glob that the path relative to `folder` must match; `*` also stands for `/`.
-        leave_out: tells by the name which images are no photographs to make samples of.
+
+def from_folder(folder: str) -> ImageSource:
+    """Returns all photographs of a folder and of the folders in it (links are followed once), sorted by relative path.
+
+    Published samples among them are left out; see `PUBLISHED`.
 
     Raises:
-        ConfigError: there is no such folder, no image in it, or none that matches.
+        ConfigError: there is no such folder, or no photograph in it.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -180,65 +182,47 @@ def from_folder(
     if not names:
         raise ConfigError(f"no image in {folder} (looked for {', '.join(SUFFIXES)}, also in the folders inside)")
     names.sort()
-    photographs = [name for name in names if not leave_out(name)]
-    kept = [name for name in photographs if pattern is None or fnmatch.fnmatchcase(name, pattern)]
-    if not kept:
-        raise ConfigError(_none_left(f"images of {folder}", len(names), len(photographs), pattern, names[0]))
+    photographs = [name for name in names if not is_published(name)]
+    if not photographs:
+        raise ConfigError(_all_published(f"images of {folder}", len(names), names[0]))
     where = f"images of {folder}" + _left_out(len(names) - len(photographs))
-    return ImageSource(where, len(kept), folder, PackedNames(kept))
+    return ImageSource(where, len(photographs), folder, PackedNames(photographs))
 
 
 def _left_out(count: int) -> str:
     return f" ({count:,} published samples among them left out)" if count else ""
 
 
-def _none_left(what: str, count: int, photographs: int, pattern: str | None, example: str) -> str:
-    if not photographs:
-        return f"the {count:,} {what} are all published samples, no photographs to make samples of: {example!r}"
-    return f"none of the {photographs:,} {what} matches {pattern!r}; the first is {example!r}"
+def _all_published(what: str, count: int, example: str) -> str:
+    return f"the {count:,} {what} are all published samples, no photographs to make samples of: {example!r}"
 
 
-def from_records(
-    records: Sequence[dict],
-    folder: str,
-    pattern: str | None = None,
-    leave_out: Callable[[str], bool] = lambda name: False,
-) -> ImageSource:
-    """Returns the distinct images of LLaVA records, in the order of their first record.
+def from_records(records: Sequence[dict], folder: str) -> ImageSource:
+    """Returns the distinct photographs of records, in the order of their first record; published samples are left out.
 
     Args:
         records: dicts, those with a picture have its path under `image`.
         folder: what the paths are relative to.
-        pattern: a glob that the path as written in the record must match; `*` also stands for `/`.
-        leave_out: tells by the name which images are no photographs to make samples of.
 
     Raises:
-        ConfigError: no record has an image, or none that matches.
+        ConfigError: no record has an image, or no photograph.
     """
     names = [image if type(image := record.get("image")) is str else picture_name(record) for record in records]
     seen = dict(zip(reversed(names), reversed(range(len(names))), strict=True))  # the first of each name stays
     seen.pop(None, None)
-    photographs = [(position, name) for name, position in seen.items() if not leave_out(name)]
-    positions = sorted(p for p, name in photographs if pattern is None or fnmatch.fnmatchcase(name, pattern))
-    example, left_out = names[min(seen.values())] if seen else None, len(seen) - len(photographs)
     if not seen:
         raise ConfigError(
             "no record of the base set has an image to make samples of; name a folder: --ssl_image_folder"
         )
+    positions = sorted(position for name, position in seen.items() if not is_published(name))
     if not positions:
-        raise ConfigError(_none_left("images of the base set", len(seen), len(seen) - left_out, pattern, example))
-    names = RecordNames(records, np.array(positions, np.int64))
-    return ImageSource("images of the base records" + _left_out(left_out), len(positions), folder, names)
+        raise ConfigError(_all_published("images of the base set", len(seen), names[min(seen.values())]))
+    where = "images of the base records" + _left_out(len(seen) - len(positions))
+    return ImageSource(where, len(positions), folder, RecordNames(records, np.array(positions, np.int64)))
 
 
-def choose(
-    image_folder: str | None,
-    pattern: str | None,
-    records: Sequence[dict] | None,
-    records_folder: str | None,
-    leave_out: Callable[[str], bool] = lambda name: False,
-) -> ImageSource:
-    """Returns the images the flags ask for: those of `--ssl_image_folder`, else those of the base records."""
+def choose(image_folder: str | None, records: Sequence[dict] | None, records_folder: str | None) -> ImageSource:
+    """Returns the photographs the flags ask for: those of `--ssl_image_folder`, else those of the base records."""
     if image_folder is not None:
-        return from_folder(image_folder, pattern, leave_out)
-    return from_records(records or (), records_folder or "", pattern, leave_out)
+        return from_folder(image_folder)
+    return from_records(records or (), records_folder or "")

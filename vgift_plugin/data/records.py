@@ -73,3 +73,8 @@ def is_human(turn: dict) -> bool:
 def said(turn: dict) -> str:
     """Returns the text of a turn."""
     return turn.get("value", turn.get("content")) or ""
+
+
+def has_picture(record: dict) -> bool:
+    """Tells whether a record comes with a picture, by the keys that LLaVA and its forks look at."""
+    return "image" in record or "video" in record

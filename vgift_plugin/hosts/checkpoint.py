@@ -17,11 +17,12 @@ from PIL import Image
 
 from ..data.records import IMAGE
 from ..errors import ConfigError
-from ..hook import HOST
 from ..tasks.task import Sample
 from . import IGNORE_INDEX
+from .base import ChatTemplate
+from .encoder import Encoder
+from .llava import LLaVA, markers
 from .loading import Found, find, load
-from .view import OneRecordView
 
 logger = logging.getLogger(__name__)
 # What the training code's arguments and a checkpoint's config both have: how pictures are cut and marked in the text.
@@ -65,12 +66,13 @@ class Checkpoint:
         found: what was loaded.
         model: LLaVA's, in evaluation mode.
         tokenizer: LLaVA's.
-        view: the host's dataset, one record at a time.
+        encoder: the host's dataset, one record at a time.
+        template: the chat template it is asked with.
         device, dtype: torch's; where and in what it computes.
     """
 
     def __init__(self, found: Found, tokenizer: Any, model: Any, processor: Any, length: int):
-        host = importlib.import_module(HOST)
+        host = importlib.import_module(LLaVA.modules[0])
         self.found, self.tokenizer, self.model = found, tokenizer, model
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
@@ -87,7 +89,9 @@ class Checkpoint:
                 setattr(arguments, name, getattr(model.config, name))
         arguments.image_folder, arguments.image_processor, arguments.is_multimodal = "", processor, True
         arguments.mm_use_im_start_end = getattr(model.config, "mm_use_im_start_end", False)
-        self.view = OneRecordView(_empty_dataset(host, tokenizer, arguments))
+        self.host = LLaVA()
+        self.encoder = Encoder(self.host, _empty_dataset(host, tokenizer, arguments))
+        self.template = ChatTemplate((found.template,), markers(self.conversation, tokenizer))
         image = self.item(Image.new("RGB", (60, 40)), "?")["image"]
         if hasattr(image, "dim") and str(getattr(arguments, "image_aspect_ratio", "")).startswith("anyres"):
             raise ConfigError(
@@ -130,7 +134,7 @@ class Checkpoint:
         return checkpoint
 
     def item(self, picture: Image.Image, instruction: str, response: str = "?") -> Any:
-        """Returns what the host's dataset returns for a question about a picture.
+        """Returns the host's item for a question about a picture.
 
         Args:
             picture: RGB.
@@ -138,16 +142,16 @@ class Checkpoint:
             response: the reference answer; it is no part of what `generate` is asked with.
         """
         turns = [{"from": "human", "value": f"{IMAGE}\n{instruction}"}, {"from": "gpt", "value": response}]
-        return self.speak({"id": "vgift-asked", "image": "asked.ppm", "conversations": turns}, picture)
+        return self.encode({"id": "vgift-asked", "image": "asked.ppm", "conversations": turns}, picture)
 
-    def speak(self, record: dict, picture: Image.Image) -> Any:
-        """Returns what the host's dataset returns for a LLaVA record with this picture in the place of its own."""
+    def encode(self, record: dict, picture: Image.Image) -> Any:
+        """Returns the host's item for a record with this picture in the place of its own."""
         self.conversation_lib.default_conversation = self.conversation  # as in training; the host reads it there
-        return self.view.speak(record, [picture])
+        return self.encoder.record(record, [picture])
 
-    def present(self, sample: Sample) -> Any:
-        """Returns what the host's dataset returns for a task's sample."""
-        return self.speak(sample.record("vgift-asked", "asked.ppm"), self.view.picture(sample))
+    def sample(self, sample: Sample, name: str = "asked") -> Any:
+        """Returns the host's item for a task's sample."""
+        return self.encode(sample.record(f"vgift-{name}", f"{name}.ppm"), self.encoder.picture(sample))
 
     def generate(
         self,
@@ -169,7 +173,7 @@ class Checkpoint:
         """Returns the model's reply to each item's first question, without template and surrounding white space.
 
         Args:
-            items: of `item`, `speak` or `present`.
+            items: of `item`, `encode` or `sample`.
             max_new_tokens: where replies are cut off, one number for all or one for each.
             temperature: 0 takes the likeliest token; above it tokens are drawn from softmax(logits / temperature).
             seeds: one for each item, needed above temperature 0. A reply is a function of item, temperature and seed.

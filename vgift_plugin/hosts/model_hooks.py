@@ -1,7 +1,7 @@
-"""What reaches inside the model while it trains: attached to the one instance, never to a class, and taken off again.
+"""Hooks into the one model instance while it trains. No class is changed, and all is taken off again.
 
-The host's `prepare_inputs_labels_for_multimodal` turns token ids and pictures into embeddings; what comes before and
-after it, and around the model's forward, is where a method may change training. LLaVA's own code stays as it is.
+A host's model turns token ids and pictures into embeddings (LLaVA: `prepare_inputs_labels_for_multimodal`) and runs
+the language model on them. Methods act on what comes out of either.
 """
 
 from __future__ import annotations
@@ -14,20 +14,28 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from ..errors import ConfigError, HostMismatchError
+from . import IGNORE_INDEX, token_facts
+from .base import Host
+from .token_facts import TokenFactsCollator, Tokens, move
 
 logger = logging.getLogger(__name__)
-PREPARE = "prepare_inputs_labels_for_multimodal"
+ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
 
 class Prepared(NamedTuple):
-    """What the host's `prepare_inputs_labels_for_multimodal` returns, in its order.
+    """What the host's preparation returns, and where the tokens went.
 
-    `inputs_embeds` is None, and the rest as given, where there was nothing to prepare (no pictures, or one token of a
-    generation); else `input_ids` is None and `inputs_embeds` (batch, length, hidden) holds text and pictures.
+    Attributes:
+        input_ids: None where embeddings were made; else as given, and `inputs_embeds` is None.
+        position_ids, attention_mask, past_key_values: (batch, length), or None.
+        inputs_embeds: (batch, length, hidden): text and pictures.
+        labels: (batch, length), or None.
+        facts: see `token_facts`; of the labels' shape, or None.
+        image: booleans (batch, length): columns of visual tokens; None where nothing was prepared.
     """
 
     input_ids: Any
@@ -36,11 +44,13 @@ class Prepared(NamedTuple):
     past_key_values: Any
     inputs_embeds: Any
     labels: Any
+    facts: Tensor | None = None
+    image: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class Moment:
-    """Which forward of the run this is: enough to name a random choice, on this rank and no other, also after a resume.
+class StepInfo:
+    """Which forward of the run this is: enough to name a random choice, on this rank alone and again after a resume.
 
     Attributes:
         seed: the trainer's `--seed`.
@@ -57,42 +67,63 @@ class Moment:
     training: bool
 
 
-class Inside(TrainerCallback):
-    """Lets steps act inside the model, from the beginning of training to its end; evaluation in between included.
+class Step:
+    """What a method does inside the model. A subclass overrides what it needs.
 
-    A step is any object with some of these methods:
+    Attributes:
+        required: whether training without it would be another training. A step that only reports says False: where it
+            does not fit a model or fails, one warning says so, and it is left out from then on.
+    """
 
-    - `attach(module)` and `detach()`: training begins and ends; `module` is the host's own model, without wrappers.
-    - `begin(moment)`: a forward begins; `Moment` says which and whether it trains.
-    - `before(given) -> given`: the arguments of the host's preparation by name (input_ids, position_ids,
-      attention_mask, past_key_values, labels, images, and what the host has more), to be returned or replaced.
-    - `after(prepared, given) -> prepared`: what came out; `given` is what this step's `before` got.
-    - `pre_forward(module, args, kwargs) -> (args, kwargs)` and `forward(module, args, kwargs, output) -> output` around
-      the model's forward; None leaves all as it is.
+    required = True
 
-    The first step is the outermost: its `before` comes first and its `after` last.
+    def attach(self, module: nn.Module) -> None:
+        """Training begins; `module` is the host's own model, without wrappers."""
+
+    def detach(self) -> None:
+        """Training ends."""
+
+    def begin(self, info: StepInfo) -> None:
+        """A forward begins."""
+
+    def prepared(self, prepared: Prepared) -> Prepared:
+        """Returns what the language model is given in the place of what the host prepared. In forwards of the model."""
+        return prepared
+
+    def forward(self, module: nn.Module, output: Any, tokens: Tokens) -> Any:
+        """Returns the model's output, changed; None leaves it. Called where the batch has labels."""
+
+
+class ModelHooks(TrainerCallback):
+    """Wraps two methods of the model's instance from the first step to the last; evaluation in between included.
 
     Instance attributes and no torch hooks, since peft calls its model's `forward` past them.
 
     Args:
-        steps: in that order.
-        required: whether training without them would be another training; if not, a model they do not fit is told of
-            in a warning.
+        host: the training code's family, which knows its model.
+        steps: in the order in which they act.
+        collator: carries facts about tokens while the hooks are attached.
     """
 
-    def __init__(self, steps: Sequence[Any], required: bool = True):
-        self.steps = list(steps)
-        self.required = required
+    def __init__(self, host: Host, steps: Sequence[Step], collator: TokenFactsCollator | None = None):
+        self.host, self.steps, self.collator = host, list(steps), collator
         self._where: tuple[int, int, int] = (0, 0, 0)  # seed, global step, rank
         self._micro_step = 0
         self._running = False
+        self._facts: Tensor | None = None
+        self._tokens: Tokens | None = None
         self._undo: list[Callable[[], None]] = []
+
+    @property
+    def required(self) -> bool:
+        """Whether any step trains, and not only reports."""
+        return any(step.required for step in self.steps)
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         """Finds the host's model and attaches; a run that is begun again after an error is attached anew.
 
         Raises:
-            HostMismatchError: no module of the model prepares pictures as LLaVA does.
+            HostMismatchError: no module of the model is the host's.
             ConfigError: one process on several GPUs, where torch copies the model for every forward.
         """
         self._where = (args.seed, state.global_step, args.process_index)
@@ -102,11 +133,11 @@ class Inside(TrainerCallback):
                     f"one process on {args.n_gpu} GPUs (DataParallel): start it with torchrun, accelerate or "
                     "deepspeed, one process a GPU, or show it a single one (CUDA_VISIBLE_DEVICES=0)"
                 )
-            self.attach(find_host(model), model)
+            self.attach(self.host.model(model), model)
         except (ConfigError, HostMismatchError) as err:
             if self.required:
                 raise
-            logger.warning("%s cannot act in this run: %s", " and ".join(type(s).__name__ for s in self.steps), err)
+            logger.warning("%s cannot report in this run: %s", self._names(self.steps), err)
 
     def on_step_begin(self, args, state, control, **kwargs):
         """Notes which optimizer step begins."""
@@ -118,7 +149,7 @@ class Inside(TrainerCallback):
         self.detach()
 
     def attach(self, module: nn.Module, model: nn.Module | None = None) -> None:
-        """Wraps the two methods on this instance. Callers with their own training loop end with `detach`.
+        """Wraps the two methods on this instance. Callers with a training loop of their own end with `detach`.
 
         Args:
             module: the host's own model.
@@ -129,18 +160,22 @@ class Inside(TrainerCallback):
         keepers = [one for one in around if getattr(vars(one).get("forward"), "__self__", None) is module]
         try:
             for step in self.steps:
-                if hasattr(step, "attach"):
-                    self._undo.append(getattr(step, "detach", lambda: None))
-                    step.attach(module)
-            self._wrap(module, PREPARE, functools.partial(self._prepare, module))
+                self._undo.append(step.detach)
+                step.attach(module)
+            if self.host.prepare:
+                self._wrap(module, self.host.prepare, functools.partial(self._prepare, module))
             for owner in (module, *keepers):
                 self._wrap(owner, "forward", functools.partial(self._forward, module))
         except BaseException:
             self.detach()
             raise
+        if self.collator is not None:
+            self.collator.carries = True
 
     def detach(self) -> None:
         """Puts both methods back, the very same; detaching what is not attached is harmless."""
+        if self.collator is not None:
+            self.collator.carries = False
         while self._undo:
             self._undo.pop()()
         self._running = False
@@ -160,76 +195,88 @@ class Inside(TrainerCallback):
         setattr(owner, name, wrapper)
         self._undo.append(undo)
 
+    def _names(self, steps: Sequence[Step]) -> str:
+        return " and ".join(type(step).__name__ for step in steps)
+
+    def _ask(self, step: Step, method: str, *given: Any) -> Any:
+        """Calls a step; one that only reports is left out after its first error."""
+        try:
+            return getattr(step, method)(*given)
+        except ERRORS as err:
+            if step.required:
+                raise
+            self.steps.remove(step)
+            logger.warning("%s reports nothing from here on: %s: %s", self._names([step]), type(err).__name__, err)
+            return None
+
     def _begin(self, training: bool) -> None:
         seed, global_step, rank = self._where
-        moment = Moment(seed, global_step, self._micro_step, rank, training)
-        for step in self._with("begin"):
-            step.begin(moment)
-
-    def _with(self, method: str) -> list[Any]:
-        return [step for step in self.steps if hasattr(step, method)]
+        info = StepInfo(seed, global_step, self._micro_step, rank, training)
+        for step in self.steps:
+            step.begin(info)
 
     def _forward(self, module: nn.Module, original: Callable, args: tuple, kwargs: dict) -> Any:
         self._begin(module.training)
+        self._facts = kwargs.pop(token_facts.KEY, None)
+        labels = kwargs.get("labels")
+        self._tokens = None if labels is None else Tokens.of(labels, self._facts)
         self._running = True
         try:
-            for step in self._with("pre_forward"):
-                args, kwargs = step.pre_forward(module, args, kwargs) or (args, kwargs)
             output = original(*args, **kwargs)
-            for step in reversed(self._with("forward")):
-                changed = step.forward(module, args, kwargs, output)
+            for step in list(self.steps) if self._tokens is not None else ():
+                changed = self._ask(step, "forward", module, output, self._tokens)
                 output = output if changed is None else changed
             return output
         finally:
-            self._running = False
+            self._running, self._facts, self._tokens = False, None, None
             self._micro_step += module.training
 
     def _prepare(self, module: nn.Module, original: Callable, args: tuple, kwargs: dict) -> tuple:
         if not self._running:  # `generate` prepares by itself, whatever mode the model is in
             if self.required and module.training and torch.is_grad_enabled():
                 raise HostMismatchError(
-                    f"{PREPARE} was called in training, and not by {type(module).__name__}.forward where the plugin "
-                    "can see it: whatever called it cannot be combined with --visual_token_drop and its likes."
+                    f"{self.host.prepare} was called in training, and not by {type(module).__name__}.forward where the "
+                    f"plugin can see it: whatever called it cannot be combined with {self._names(self.steps)}."
                 )
             self._begin(False)
+            return original(*args, **kwargs)
         bound = inspect.signature(original).bind(*args, **kwargs)
         bound.apply_defaults()
-        given, seen = dict(bound.arguments), {}
-        for step in self.steps:
-            seen[id(step)] = given
-            given = step.before(dict(given)) if hasattr(step, "before") else given
-        bound.arguments.update(given)
+        ids, labels, mask = (bound.arguments[name] for name in ("input_ids", "labels", "attention_mask"))
+        if ids is None:
+            return original(*args, **kwargs)
+        places = torch.arange(ids.numel(), device=ids.device).view(ids.shape)
+        bound.arguments["labels"] = places
+        bound.arguments["attention_mask"] = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
         returned = original(*bound.args, **bound.kwargs)
-        if not isinstance(returned, tuple) or len(returned) != len(Prepared._fields):
+        try:
+            found = self._located(returned, labels)
+        except HostMismatchError as err:
+            if self.required:
+                raise
+            logger.warning("%s report nothing in this run: %s", self._names(self.steps), err)
+            self.detach()
+            return original(*args, **kwargs)
+        prepared = found
+        for step in self.steps:
+            prepared = step.prepared(prepared)
+        if labels is not None and prepared.labels is not None:
+            self._tokens = Tokens.of(prepared.labels, prepared.facts)
+        if mask is None and prepared.attention_mask is found.attention_mask:
+            prepared = prepared._replace(attention_mask=None)
+        return tuple(prepared[:6])
+
+    def _located(self, returned: Any, labels: Tensor | None) -> Prepared:
+        """Reads what the host prepared: the places it moved become labels, facts and columns of visual tokens."""
+        names = Prepared._fields[:6]
+        if not isinstance(returned, tuple) or len(returned) != len(names):
             found = f"{len(returned)} values" if isinstance(returned, tuple) else type(returned).__name__
-            raise HostMismatchError(f"{PREPARE}: expected ({', '.join(Prepared._fields)}), found {found}")
+            raise HostMismatchError(f"{self.host.prepare}: expected ({', '.join(names)}), found {found}")
         prepared = Prepared(*returned)
-        for step in reversed(self._with("after")):
-            prepared = step.after(prepared, seen[id(step)])
-        return tuple(prepared)
-
-
-def with_step(data_module: dict, step: Any, required: bool = True) -> dict:
-    """Returns the data module with one more step, the innermost so far, in its one `Inside`; see there."""
-    callbacks = list(data_module.get("callbacks", ()))
-    inside = next((callback for callback in callbacks if isinstance(callback, Inside)), None)
-    if inside is None:
-        callbacks.append(inside := Inside([], required=False))
-    inside.steps.append(step)
-    inside.required |= required
-    return {**data_module, "callbacks": callbacks}
-
-
-def find_host(model: nn.Module) -> nn.Module:
-    """Returns the module of the host's own class inside whatever wraps it: peft, DDP, DeepSpeed, FSDP.
-
-    Raises:
-        HostMismatchError: there is none.
-    """
-    for module in model.modules():
-        if hasattr(type(module), PREPARE):  # the class, since peft's wrapper passes every attribute on
-            return module
-    raise HostMismatchError(
-        f"{type(model).__name__}: expected a model with {PREPARE}, as LLaVA has, and found none inside it. "
-        "Leave out the flags that act inside the model (--visual_token_drop and its likes); nothing was changed."
-    )
+        places = prepared.labels
+        image = None if prepared.inputs_embeds is None else prepared.attention_mask.bool() & (places < 0)
+        return prepared._replace(
+            labels=None if labels is None else move(labels, places, IGNORE_INDEX),
+            facts=None if self._facts is None else move(self._facts, places, 0),
+            image=image,
+        )

@@ -1,4 +1,4 @@
-"""All ranks must train on the same mixture: a rank that differs would hang the run, or train on something else."""
+"""Agreement of the ranks: one that differs would hang the run, or train on something else in silence."""
 
 from __future__ import annotations
 
@@ -7,25 +7,18 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from importlib.metadata import version
 from typing import Any
 
-from .. import __version__
-from ..data.photos import fingerprint
 from ..errors import ConfigError
-from ..methods.l2t.templates import Templates
-from ..methods.vgift.flags import Ask, Flags
-from ..methods.vgift.mixing import Stream
-from ..methods.vgift.replay import Replay
 
 PATIENCE_S = 600.0
 
 
-def compare(told: dict[str, str]) -> None:
+def require_equal(facts: dict[str, str]) -> None:
     """Compares {what: value} over all ranks; one process alone has nothing to compare.
 
-    Folders may have other names on other machines: what counts is what is in them. Ranks speak through the store they
-    met at, not by a collective: one that trains without the plugin would never join that, and hang all others.
+    Folders may have other names on other machines: what counts is what is in them. The ranks use the store they met
+    at, not a collective: a rank that trains without the plugin would never join that, and hang all others.
 
     Raises:
         ConfigError: on every rank, naming what differs and how, or which rank does not answer.
@@ -37,7 +30,7 @@ def compare(told: dict[str, str]) -> None:
         return
     world = dist.get_world_size()
     key = f"vgift-plugin/{next(_calls)}/"
-    store.set(key + str(dist.get_rank()), json.dumps(told))
+    store.set(key + str(dist.get_rank()), json.dumps(facts))
     deadline, gathered, silent = time.monotonic() + PATIENCE_S, [], []
     for rank in range(world):
         try:
@@ -67,7 +60,7 @@ def _store() -> Any:
     return dist.distributed_c10d._get_default_store()
 
 
-def shared(make: Callable[[], str]) -> str:
+def from_rank_zero(make: Callable[[], str]) -> str:
     """Returns, on all ranks, what rank 0 makes; the others wait for it.
 
     Raises:
@@ -90,46 +83,11 @@ def shared(make: Callable[[], str]) -> str:
     try:
         store.wait([key], timedelta(seconds=PATIENCE_S))
     except RuntimeError as err:  # the store's timeout
-        raise ConfigError(f"rank 0 found no task templates within {PATIENCE_S / 60:g} minutes") from err
+        raise ConfigError(f"rank 0 did not answer within {PATIENCE_S / 60:g} minutes") from err
     told = json.loads(store.get(key))
     if "error" in told:
         raise ConfigError(told["error"])
     return told["made"]
-
-
-def facts(
-    flags: Flags,
-    asks: Sequence[Ask],
-    records: Sequence[dict],
-    parts: list[tuple[Stream, int]],
-    replay: Replay | None,
-    held_out: Sequence[Stream] = (),
-    templates: Templates | None = None,
-) -> dict[str, str]:
-    """Returns all that decides about samples, {what: value}."""
-    return {
-        "--data_path, records": fingerprint(f"{one.get('id')} {one.get('image')}" for one in records),
-        "--ssl_tasks": ", ".join(f"{ask.task!r}:{ask.weight}" for ask in asks),
-        "--ssl_ratio": str(flags.ssl_ratio),
-        "--ssl_seed": str(flags.ssl_seed),
-        **{f"images of {stream.task.name}": stream.source.fingerprint() for stream, _ in parts},
-        **{f"held-out images of {stream.task.name}": stream.source.fingerprint() for stream in held_out},
-        "--ssl_eval_samples": str(flags.ssl_eval_samples),
-        "--ssl_eval_steps": str(flags.ssl_eval_steps),
-        "samples": json.dumps({stream.task.name: count for stream, count in parts}),
-        "published samples": json.dumps(replay.counts() if replay else {}),
-        "--instruct_loss": f"{flags.instruct_loss}{' with text' * flags.instruct_loss_text}",
-        "--instruct_loss_weight": str(flags.instruct_loss_weight),
-        "task templates": templates.fingerprint() if templates else "none",
-        **inside_facts(flags),
-        **{name: version(name) for name in ("numpy", "Pillow")},
-    }
-
-
-def inside_facts(flags: Flags) -> dict[str, str]:
-    """Returns what decides about what acts inside the model, {what: value}."""
-    names = ("visual_token_drop", "visual_token_drop_prob", "tune_vision_tower")
-    return {**{f"--{name}": str(getattr(flags, name)) for name in names}, "vgift-plugin": __version__}
 
 
 def differences(gathered: Sequence[dict[str, str]]) -> str:

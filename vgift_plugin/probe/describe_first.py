@@ -59,8 +59,8 @@ def ask(checkpoint: Checkpoint, chosen: Needs, block: range) -> list[dict[str, A
         if not description or checkpoint.marker_in(description):
             row[NOT] = "an empty description" if not description else "a description with a marker of the template"
             continue
-        again = checkpoint.speak(with_description(record, description), picture)
-        items.append((row, record, checkpoint.speak(record, picture), again))
+        again = checkpoint.encode(with_description(record, description), picture)
+        items.append((row, record, checkpoint.encode(record, picture), again))
     if not items:
         return rows
     for (row, _, _, _), found in zip(items, checkpoint.log_likelihood([again for *_, again in items]), strict=True):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..data.records import IMAGE, top_folder
-from ..methods.vgift.mixing import Stream
+from ..methods.vgift.stream import Stream
 from ..report.page import bar, chance_line, picture, plot, report
 from . import task_accuracy as sights
 from . import visual_contribution as needs

@@ -17,9 +17,9 @@ from ..data.records import read_records
 from ..errors import ConfigError, SelfTestError
 from ..hosts.checkpoint import Checkpoint, device_of
 from ..hosts.loading import Found, find
-from ..hosts.self_test import self_test
-from ..methods.vgift.flags import Flags
-from ..methods.vgift.mixing import Stream
+from ..methods.vgift.flags import VgiftFlags
+from ..methods.vgift.self_test import self_test
+from ..methods.vgift.stream import Stream
 from ..methods.vgift.streams import streams
 from ..report.page import check_outputs
 from . import describe_first as describing
@@ -135,8 +135,8 @@ def probe(
     Raises:
         ConfigError: a flag, a path or the checkpoint is not usable; nothing was measured.
     """
-    asked = Flags.of({**flags, "ssl_seed": seed})
-    asks = asked.resolve()
+    asked = VgiftFlags.of({**flags, "ssl_seed": seed})
+    asks = asked.tasks()
     mistakes = []
     if not asks and data_path is None:
         mistakes.append("name what to probe with: --ssl_tasks for self-supervised samples, or --data_path for records")
@@ -229,7 +229,7 @@ def _sights(answers: Answers, load: Callable[[], Checkpoint], made: Sequence[Str
 def _test(stream: Stream, checkpoint: Checkpoint) -> None:
     """Sends a few samples through the host, as training does before its first step."""
     try:
-        self_test(stream, checkpoint.view, checkpoint.tokenizer, checkpoint.conversation_lib)
+        self_test(stream, checkpoint, checkpoint.template, checkpoint.tokenizer, checkpoint.host.name)
     except SelfTestError as err:
         raise SelfTestError(f"{err} (The template is --conv-mode here.)") from err
 

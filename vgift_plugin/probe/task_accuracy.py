@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..data.records import top_folder
 from ..hosts.checkpoint import Checkpoint
-from ..methods.vgift.mixing import Stream
+from ..methods.vgift.stream import Stream
 from ..report.intervals import effective_size, wilson
 from ..report.page import aligned, passed_over
 from ..tasks.task import Sample, Task
@@ -54,7 +54,7 @@ def ask(checkpoint: Checkpoint, stream: Stream, block: range, n: int) -> list[di
     others = [*samples[1:], stream(0, (block[-1] + 1) % n)]
     replies = {}
     for way, pictures in shown(samples, others).items():
-        items = [checkpoint.present(sample) for sample in pictures]
+        items = [checkpoint.sample(sample) for sample in pictures]
         limits = [checkpoint.answer_length(item) + MARGIN for item in items]
         replies[way] = checkpoint.generate(items, limits)
     folder = getattr(stream.source, "root", None) or stream.source.folder

@@ -109,7 +109,7 @@ class Needs:
             row["wrong_image"], wrong = self.wrong(k)
             try:
                 three = {RIGHT: picture, BLANK: GREY, WRONG: wrong}
-                spoken = {kind: checkpoint.speak(record, image) for kind, image in three.items()}
+                spoken = {kind: checkpoint.encode(record, image) for kind, image in three.items()}
             except Exception as err:  # whatever the host's own preprocessing makes of it; training would stop there
                 row["left_out"] = f"LLaVA cannot read it: {type(err).__name__}: {err}"
                 continue

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from ..errors import ConfigError
-from ..methods.vgift.flags import Flags
 
 # Contrast of text is 4.5 to 1 and more on both grounds. The policy makes "nothing from the network" a fact.
 PAGE = string.Template("""<!doctype html>
@@ -132,7 +132,7 @@ def picture(image: Image.Image, alt: str, quality: int = 92, longest_px: int | N
     return f'<img src="data:image/jpeg;base64,{data}" {size} alt="{escape(alt)}" loading="lazy">'
 
 
-def flag_words(flags: Flags) -> str:
+def flag_words(flags: Any) -> str:
     """Returns the flags that are not at their defaults as plain text: `--ssl_tasks rotation, --ssl_ratio 0.05`."""
     return ", ".join(f"--{name} {value}" for name, value in flags.changed().items())
 

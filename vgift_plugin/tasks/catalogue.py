@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import textwrap
-from dataclasses import fields
 
 from ..data.seeding import generator
 from ..errors import UnsuitableImage
-from ..methods.vgift.flags import Flags
 from .drawing import test_card
 from .registry import get_task, task_names
 from .task import Task
@@ -46,12 +44,3 @@ def _described(kind: type[Task]) -> str:
     except UnsuitableImage as unsuitable:
         lines.append(f"    (the built-in picture does not suit it: {unsuitable.reason})")
     return "\n".join(lines)
-
-
-def flag_table() -> str:
-    """Returns the training flags as the README's table."""
-    rows = ["| flag | default | what it does |", "|---|---|---|"]
-    for flag in fields(Flags):
-        default = "" if flag.default is None else f"`{flag.default}`"
-        rows.append(f"| `--{flag.name}` | {default} | {flag.metadata['help']} |")
-    return "\n".join(rows)

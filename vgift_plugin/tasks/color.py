@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import re
 import string
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,37 +20,14 @@ from ..errors import UnsuitableImage
 from .colors import colorfulness, nearest_names
 from .drawing import Marker, PublishedMarker, fitted
 from .registry import register
-from .task import Params, Stored, Task, knob, tidy
+from .task import Params, Task, knob, tidy
 
 MARKER = Marker(radius_px=6, font_px=18)
 PUBLISHED_MARKER = PublishedMarker(radius_px=8, rim="white", rim_px=2, font_px=28, offset=(5, -3), padding_px=3)
-PUBLISHED_SIZE_PX = 512
 PATCH_PX = 5
 CANDIDATES = 256  # points tried, in order, before the photograph is passed over
 STARTS = 16  # how many of them are tried as the first to be kept
 LUMA = np.array([0.299, 0.587, 0.114])  # grey value of a colour, ITU-R BT.601, as Pillow has it
-
-
-def _recall(task: Color, row: Mapping, rng: np.random.Generator) -> Params:
-    """Reads a row of the release: id, source_image, points (label, x, y, original_color), answer_mapping."""
-    marked, slots = row["points"], row["answer_mapping"]
-    letters = list(string.ascii_uppercase[: len(marked)])
-    if [point["label"] for point in marked] != letters:
-        raise ValueError(f"points are labelled {[point['label'] for point in marked]}, not {letters}")
-    if sorted(slots.values()) != list(range(1, len(marked) + 1)):
-        raise ValueError(f"answer_mapping {slots} does not number the points from 1 to {len(marked)}")
-    order = sorted(range(len(marked)), key=lambda k: slots[letters[k]])
-    colors = [point["original_color"] for point in marked]
-    if row["shuffled_colors"] != [colors[k] for k in order]:
-        raise ValueError("shuffled_colors and answer_mapping contradict each other")
-    return {
-        "size_px": PUBLISHED_SIZE_PX,
-        "points": [[point["x"], point["y"]] for point in marked],
-        "colors": colors,
-        "order": order,
-        "published": True,
-        "wording": task.draw_wording(rng),
-    }
 
 
 @register
@@ -76,10 +52,6 @@ class Color(Task):
     )
 
     informative: ClassVar[tuple[str, ...]] = ("colors",)
-
-    published: ClassVar[Stored] = Stored(
-        _recall, ("source_image",), True, ("colorization_metadata.json",), r"(?P<id>.+)_(?P<part>colorization)\.jpg"
-    )
 
     points: int = knob(5, "how many points are marked, 2 to 9")
     size_px: int = knob(336, "longest side of the painted image, in pixels")

@@ -15,11 +15,10 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UnsuitableImage
-from . import photo_pairs
 from .drawing import side_by_side
-from .photo_pairs import GAP_PX, MARKER
+from .photo_pairs import GAP_PX, MARKER, PhotoPairs, numbers_of
 from .registry import register
-from .task import Params, Stored, Task, knob
+from .task import PairTask, Params, Task, knob
 
 TRIES = 8  # pairs of views tried before the photograph is passed over
 POINTS = 96  # points tried in each pair of views
@@ -83,8 +82,7 @@ class Correspondence(Task):
         "Q on the left and one of {numbers} on the right sit on the same part of the photograph. "
         "Name that number, nothing else.",
     )
-    published: ClassVar[Stored] = photo_pairs.PUBLISHED
-    pairs: ClassVar[Stored] = photo_pairs.PAIRS
+    pairs: ClassVar[type[PairTask]] = PhotoPairs
 
     candidates: int = knob(3, "how many points are offered, 2 to 6")
     size_px: int = knob(160, "side of each square view, in pixels; two and the gap make 336")
@@ -201,10 +199,7 @@ class Correspondence(Task):
         return np.asarray(small, np.float32)[y, x]
 
     def render(self, images: list[Image.Image], params: Params) -> Image.Image:
-        """Returns both views on one canvas, 16 px apart: 336×160 for views of 160 px. See photo_pairs for two
-        photographs."""
-        if params["kind"] != "views":
-            return (photo_pairs.paint_pair if params["kind"] == "pair" else photo_pairs.paint_published)(images, params)
+        """Returns both views on one canvas, 16 px apart: 336×160 for views of 160 px."""
         (photo,) = images
         left, right = (
             self._view(photo, np.array(view["quad"], float), view["light"], params["size_px"])
@@ -226,21 +221,9 @@ class Correspondence(Task):
         view = cut.transform(size, Image.Transform.PERSPECTIVE, coefficients, Image.Resampling.BILINEAR)
         return relit(view, *light)
 
-    def picture(self, images: list[Image.Image], params: Params, part: str) -> Image.Image:
-        """Paints the release's composite, or one picture of its two-image form. See Task.picture."""
-        if part == "correspondence":
-            return self.render(images, params)
-        return photo_pairs.paint_part(images, params, part)
-
-    def ask(self, params: Params) -> tuple[str, str]:
-        """Words the sample; two photographs are not called two views."""
-        wordings = self.wordings if params["kind"] == "views" else photo_pairs.WORDINGS
-        return wordings[params["wording"]].format(**self.words(params)), self.response(params)
-
     def words(self, params: Params) -> dict[str, str]:
         """Fills in the numbers of the candidates: `0, 1 and 2`."""
-        *most, last = map(str, range(len(params["candidates"])))
-        return {"numbers": f"{', '.join(most)} and {last}"}
+        return {"numbers": numbers_of(params["candidates"])}
 
     def response(self, params: Params) -> str:
         """Returns the number of the match: `0`, `1` or `2`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +11,7 @@ from PIL import Image
 from ..errors import UnsuitableImage
 from .drawing import fitted, looks_flat
 from .registry import register
-from .task import Params, Stored, Task, knob
+from .task import Params, Task, knob
 
 BLOCK_PX = 8  # of JPEG
 # Clockwise, in degrees; Pillow names its lossless transposes counter-clockwise.
@@ -24,22 +23,14 @@ ANGLES_DEG = {
 }
 
 
-def _recall(task: Rotation, row: Mapping, rng: np.random.Generator) -> Params:
-    """Reads a row of the release: id, source_image, rotation_degrees."""
-    angle = row["rotation_degrees"]
-    if angle not in ANGLES_DEG:
-        raise ValueError(f"rotation_degrees is {angle!r}, not 0, 90, 180 or 270")
-    return {"angle_deg": angle, "crop": None, "size_px": None, "wording": task.draw_wording(rng)}
-
-
 @register
 @dataclass(frozen=True)
 class Rotation(Task):
     """A photograph turned clockwise by 0, 90, 180 or 270 degrees, uniformly and losslessly.
 
     Of a photograph of 640×480 a square of 465 to 472 px is cut out first: turned with its canvas it would become
-    480×640, and after the host's padding the bars would tell the parity of the angle. Its size and place vary modulo 8,
-    or the borders of JPEG's 8×8 blocks would tell the angle to who can see them.
+    480×640, and after the host's padding the bars would leak the parity of the angle. Its size and place vary modulo 8,
+    or the borders of JPEG's 8×8 blocks would leak the angle.
     """
 
     name: ClassVar[str] = "rotation"
@@ -55,9 +46,6 @@ class Rotation(Task):
         "Possible answers are 0, 90, 180 and 270 degrees; answer with a single number.",
         "Compared with how the scene stands in reality, by what clockwise angle is this image turned? "
         "Answer 0, 90, 180 or 270.",
-    )
-    published: ClassVar[Stored] = Stored(
-        _recall, ("source_image",), False, ("rotation_metadata.json",), r"(?P<id>.+)_(?P<part>rot(?:0|90|180|270))\.jpg"
     )
 
     size_px: int = knob(336, "longest side of the painted image; smaller photographs stay as they are")

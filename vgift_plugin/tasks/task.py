@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Optional
 
@@ -55,27 +55,6 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Stored:
-    """Choices made elsewhere and stored as rows of JSON: how a task reads one, to paint and word it like its own.
-
-    Attributes:
-        recall: (task, row, rng) -> params. It makes the choices that the row leaves open; KeyError, TypeError and
-            ValueError tell that the row is malformed.
-        sources: the keys of a row that name its photographs, in the order `render` takes them.
-        upright: whether the photographs are turned upright by EXIF, or taken as their pixels lie in the file.
-        files: names under which such rows were published, the preferred one first.
-        made: pattern of the names of the pictures published with them; its group `id` is the row's `id`, its group
-            `part` tells several pictures of one row apart.
-    """
-
-    recall: Callable[[Any, Mapping[str, Any], np.random.Generator], Params]
-    sources: tuple[str, ...]
-    upright: bool = True
-    files: tuple[str, ...] = ()
-    made: str = ""
-
-
-@dataclass(frozen=True)
 class Task:
     """Base of all tasks: a frozen dataclass whose fields are its knobs.
 
@@ -89,8 +68,7 @@ class Task:
         wordings: paraphrases of the instruction; `{placeholders}` are filled by `words`.
         informative: those placeholders whose filling the image determines, so that it can be learned from it; all else
             in an instruction is a template.
-        published: how to read this task's published metadata (`--ssl_replay`), where there is some.
-        pairs: how to read matched pairs of photographs (`--ssl_pairs`), where the task takes them.
+        pairs: the class that makes this task's samples of matched pairs of photographs (`--ssl_pairs`), if any.
     """
 
     name: ClassVar[str] = ""
@@ -98,8 +76,7 @@ class Task:
     whole: ClassVar[bool] = True
     wordings: ClassVar[tuple[str, ...]] = ()
     informative: ClassVar[tuple[str, ...]] = ()
-    published: ClassVar[Optional[Stored]] = None
-    pairs: ClassVar[Optional[Stored]] = None
+    pairs: ClassVar[Optional[type[PairTask]]] = None
 
     wording: Optional[int] = knob(None, "use this one wording for every sample (0 is the first); null draws one")
 
@@ -138,11 +115,6 @@ class Task:
     def render(self, images: list[Image.Image], params: Params) -> Image.Image:
         """Paints the sample: pixels only, a pure function of its arguments. Returns an RGB image."""
         raise NotImplementedError(f"{type(self).__name__}.render")
-
-    def picture(self, images: list[Image.Image], params: Params, part: str) -> Image.Image:
-        """Paints one of the pictures published for a row: `part` of the pattern `Stored.made`. As `render` does, unless
-        the release has several pictures for one row."""
-        return self.render(images, params)
 
     def response(self, params: Params) -> str:
         """Returns the one short answer."""
@@ -194,6 +166,26 @@ class Task:
         shown = {f.name: (f.default, f.metadata.get("help", "")) for f in fields(cls)}
         shown["wording"] = shown.pop("wording")
         return shown
+
+
+@dataclass(frozen=True)
+class PairTask(Task):
+    """A task whose samples are made of two photographs and a stored match of theirs, instead of drawn freely."""
+
+    images: ClassVar[int] = 2
+
+    def draw_match(self, match: Mapping[str, Any], rng: np.random.Generator) -> Params:
+        """Makes the choices that a match leaves open; see `draw`.
+
+        Args:
+            match: a row of `vgift pairs`.
+            rng: the sample's own generator.
+
+        Raises:
+            KeyError, TypeError, ValueError: the row is malformed.
+            UnsuitableImage: no sample can be made of it this time.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.draw_match")
 
 
 def tidy(reply: str) -> str:

@@ -1,7 +1,7 @@
-"""L2T, learning to instruct: beside the response, a model learns to predict the instruction from the picture.
+"""Labels of instructions: beside the response, a model learns to predict the instruction from the picture.
 
-Source: arXiv 2503.22215 (first called LIT). Labels alone change; the four modes are the rows of the paper's ablation.
-Which tokens are supervised is decided on characters of the human texts, found in the host's tokens by `layout`.
+Labels alone change; the four modes are the rows of the paper's ablation (L2T, arXiv 2503.22215, Table 4). Which tokens
+are supervised is decided on characters of the human texts, which `layout` finds in the host's tokens.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
-from ...data.proxy import Around
-from ...data.records import IMAGE, human_texts, is_human
+from ...data.proxy import WrappedDataset
+from ...data.records import IMAGE, has_picture, human_texts, is_human
 from ...data.tally import Tally
 from ...hosts import IGNORE_INDEX
+from ...hosts.token_facts import with_facts
+from ...hosts.token_text import TokenText
 from ...tasks.task import Sample
 from .layout import Layouts, Unfit, solid, whole
-from .pieces import Pieces
 from .sentences import Span, spans
 
-INSTRUCTION = "vgift_instruction"  # the key of an item, and of a batch, that tells which labels are an instruction's
-MASKED, NO_PICTURE_YET = "all labels masked by LLaVA", "no picture before the instruction"
+MASKED, NO_PICTURE_YET = "all labels masked by the host", "no picture before the instruction"
 
 
 def without(text: str, templates: frozenset[str]) -> list[Span]:
@@ -65,14 +66,14 @@ def covered(text: str, tokens: Sequence[Span], places: Sequence[Span]) -> np.nda
 
 
 @dataclass
-class InstructLoss:
+class InstructionLabels:
     """Turns labels of the response alone into labels of response and instruction.
 
     Attributes:
         mode: `full`, `no_system` or `no_template`.
         templates: sentences that are no content, with `no_template`.
         text: whether records without a picture are supervised too.
-        speak: the host's text path: turns a record into its token ids.
+        encode: the host's text path: turns a record into its token ids.
         tokenizer: the run's.
         tally: counts the records left as they were, by reason.
     """
@@ -80,13 +81,13 @@ class InstructLoss:
     mode: str
     templates: frozenset[str]
     text: bool
-    speak: Callable[[dict], list[int]]
+    encode: Callable[[dict], list[int]]
     tokenizer: Any
 
     def __post_init__(self):
         self.tally = Tally()
-        self.pieces = Pieces(self.tokenizer)
-        self.layouts = Layouts(self.speak, self.pieces)
+        self.texts = TokenText(self.tokenizer)
+        self.layouts = Layouts(self.encode, self.texts)
         added = getattr(self.tokenizer, "added_tokens_decoder", {})  # fast tokenizers list only some of them as special
         marked = {id for id, token in added.items() if getattr(token, "special", False)}
         self._special = np.array(sorted(marked.union(self.tokenizer.all_special_ids)), np.int64)
@@ -95,7 +96,7 @@ class InstructLoss:
         )
 
     def __call__(self, item: dict, record: dict) -> dict:
-        """Returns the host's item for a record with labels of its instruction, and which those are (L,), booleans.
+        """Returns the host's item for a record with labels of its instruction, noted in its token facts.
 
         All else in it is the same object, and so is the item itself where its instruction is not learned.
         """
@@ -103,25 +104,27 @@ class InstructLoss:
             return item
         texts = human_texts(record)
         if self.mode == "no_template":
-            return self._taught(item, record, [without(text, self.templates) for text in texts])
-        return self._taught(item, record, [whole(text) for text in texts])
+            return self._labelled(item, record, [without(text, self.templates) for text in texts])
+        return self._labelled(item, record, [whole(text) for text in texts])
 
     def of_sample(self, item: dict, sample: Sample, name: str) -> dict:
         """Returns the same for a self-supervised sample. Its wording is a template; what a picture fills in is none."""
         record = sample.record(name, "")
         text = human_texts(record)[0]
         if self.mode != "no_template":
-            return self._taught(item, record, [whole(text)])
+            return self._labelled(item, record, [whole(text)])
         before = len(text) - len(sample.instruction)
-        return self._taught(item, record, [[(before + start, before + end) for start, end in sample.informative]])
+        return self._labelled(item, record, [[(before + start, before + end) for start, end in sample.informative]])
 
-    def _taught(self, item: dict, record: dict, marks: list[list[Span]]) -> dict:
+    def _labelled(self, item: dict, record: dict, marks: list[list[Span]]) -> dict:
         try:
             mask = self.mask(item["input_ids"], item["labels"], record, marks)
         except Unfit as unfit:
             self.tally("instructions", unfit.reason, [str(record.get("id"))])
             return item
-        return {**item, "labels": torch.where(mask, item["input_ids"], item["labels"]), INSTRUCTION: mask}
+        item = with_facts(item, instruction=mask)
+        item["labels"] = torch.where(mask, item["input_ids"], item["labels"])
+        return item
 
     def mask(
         self, input_ids: torch.Tensor, labels: torch.Tensor, record: dict, marks: list[list[Span]]
@@ -154,7 +157,7 @@ class InstructLoss:
 
     def _located(self, ids: list[int], record: dict, marks: list[list[Span]]) -> np.ndarray:
         """Returns which tokens lie in the marked spans, special tokens left out."""
-        text, tokens = self.pieces.read(ids)
+        text, tokens = self.texts.read(ids)
         rest = iter(marks)
         each = [next(rest) if is_human(turn) else [] for turn in record["conversations"]]
         places = self.layouts.find(record, each, solid(text), len(ids) >= self.tokenizer.model_max_length)
@@ -165,7 +168,7 @@ class InstructLoss:
 
         Its place begins and ends with the pair of special tokens around it, where there is one (`<im_start>`).
         """
-        text, tokens = self.pieces.read(ids)
+        text, tokens = self.texts.read(ids)
         chosen = (np.array(ids) >= 0) & ~np.isin(ids, self._never)
         special = np.isin(ids, self._special)
         for picture in (k for k, id in enumerate(ids) if id < 0):
@@ -179,38 +182,38 @@ class InstructLoss:
         return chosen
 
 
-def has_picture(record: dict) -> bool:
-    """Tells whether a record comes with a picture, by the keys that LLaVA and its forks look at."""
-    return "image" in record or "video" in record
-
-
-class InstructedDataset(Around):
+class InstructedDataset(WrappedDataset):
     """The host's dataset with labels of the instructions. Every other attribute is the host's.
 
     Args:
         base: the host's dataset, or one around it.
-        loss: what labels are given.
+        records: the base records.
+        labels: makes the labels.
     """
 
-    def __init__(self, base: Any, loss: InstructLoss):
-        self.base, self.loss = base, loss
+    def __init__(self, base: Any, records: Sequence[dict], labels: InstructionLabels):
+        self.base, self.records, self.labels = base, records, labels
 
     def __getitem__(self, index: int) -> Any:
-        return self.loss(self.base[index], self.base.list_data_dict[index])
+        return self.labels(self.base[index], self.records[index])
 
 
 @dataclass
-class Instructed:
-    """Speaks for self-supervised samples, as `speak` does, with labels of their instructions.
+class InstructedEncoder:
+    """Encodes as another encoder does, with labels of the instructions.
 
     Attributes:
-        speak: turns (sample, name) into what the host's dataset returns.
-        loss: what labels are given.
+        base: makes the host's items.
+        labels: makes the labels.
     """
 
-    speak: Callable[[Sample, str], Any]
-    loss: InstructLoss
+    base: Any
+    labels: InstructionLabels
 
-    def __call__(self, sample: Sample, name: str) -> Any:
-        """Returns what the host's dataset returns for the sample, with the labels."""
-        return self.loss.of_sample(self.speak(sample, name), sample, name)
+    def sample(self, sample: Sample, name: str) -> Any:
+        """Returns the host's item for a self-supervised sample."""
+        return self.labels.of_sample(self.base.sample(sample, name), sample, name)
+
+    def record(self, record: dict, pictures: Sequence[Image.Image]) -> Any:
+        """Returns the host's item for a record with these pictures in the place of its own."""
+        return self.labels(self.base.record(record, pictures), record)

@@ -13,7 +13,7 @@ from itertools import islice
 
 from ...data.records import IMAGE, is_human, said
 from ...errors import VgiftError
-from .pieces import ESCAPED, Pieces
+from ...hosts.token_text import ESCAPED, TokenText
 from .sentences import Span
 
 PRIVATE_USE = range(0xE000, 0xF900)
@@ -93,12 +93,12 @@ class Layouts:
     """Finds the texts of records in what the host made of them.
 
     Args:
-        speak: the host's text path: turns a record into its token ids.
-        pieces: the run's tokenizer.
+        encode: the host's text path: turns a record into its token ids.
+        texts: of the run's tokenizer.
     """
 
-    def __init__(self, speak: Callable[[dict], list[int]], pieces: Pieces):
-        self.speak, self.pieces = speak, pieces
+    def __init__(self, encode: Callable[[dict], list[int]], texts: TokenText):
+        self.encode, self.texts = encode, texts
         self._between: dict[tuple, list[str] | None] = {}  # {form: what stands before, between and after the texts}
 
     def find(self, record: dict, marks: Sequence[Sequence[Span]], seen: str, cut_off: bool) -> list[Span]:
@@ -122,7 +122,7 @@ class Layouts:
                 return _up_to(size, list(_placed(record, marks, between, inside)))
         twin, opening, closing = marked(record, marks)
         try:
-            clean, places = unmarked(self.pieces.text(self.speak(twin)), opening, closing, sum(map(len, marks)))
+            clean, places = unmarked(self.texts.text(self.encode(twin)), opening, closing, sum(map(len, marks)))
         except Unfit as unfit:
             asked = solid("".join(text for some, turn in zip(texts, record["conversations"], strict=True)
                                   if is_human(turn) for text in some))  # fmt: skip
@@ -138,7 +138,7 @@ class Layouts:
             marks = [whole(said(turn)) for turn in record["conversations"]]
             twin, opening, closing = marked(record, marks)
             try:
-                clean, places = unmarked(self.pieces.text(self.speak(twin)), opening, closing, sum(map(len, marks)))
+                clean, places = unmarked(self.texts.text(self.encode(twin)), opening, closing, sum(map(len, marks)))
             except Unfit:
                 self._between[form] = None
             else:

@@ -12,7 +12,7 @@ from typing import Any
 from ...data.records import read_records
 from ...errors import ConfigError
 from ...report.page import document
-from ..vgift.flags import Flags
+from .flags import L2TFlags
 
 MASKED, INSTRUCTION, RESPONSE = "masked", "instruction", "response"
 ANSI = {MASKED: "\033[2m{}\033[0m", INSTRUCTION: "\033[1;32m{}\033[0m", RESPONSE: "\033[1;34m{}\033[0m"}
@@ -68,8 +68,9 @@ def show(
     Raises:
         ConfigError: a flag or a path is not usable, or there is no LLaVA here; nothing was written.
     """
-    given = Flags.of(flags)
-    given.resolve()
+    given = L2TFlags.of(flags)
+    if mistakes := given.mistakes():
+        raise ConfigError.of(mistakes)
     if n < 1:
         raise ConfigError(f"-n {n}: at least one record")
     if output is not None and Path(output).suffix.lower() != ".html":
@@ -90,26 +91,27 @@ def show(
     return "\n".join(told + ([f"\n{output}: {len(shown)} records"] if output else []))
 
 
-def _shown(flags: Flags, data_path: str, llm: str, n: int, version: str, model_max_length: int) -> Iterator[Shown]:
+def _shown(flags: L2TFlags, data_path: str, llm: str, n: int, version: str, model_max_length: int) -> Iterator[Shown]:
     try:
-        from ...hosts.upstream import upstream_dataset
-        from .instruction import TextPath, instruct_loss
+        from ...hosts.llava import LLaVA, upstream_dataset
+        from .training import UNLIMITED, instruction_labels
 
         base = upstream_dataset(data_path, "", llm, None, version=version, model_max_length=model_max_length)
     except OSError as err:  # what transformers raises, in many words
         raise ConfigError(f"--model_name_or_path {llm}: has no tokenizer to be read: {err}") from err
     except ImportError as err:
         raise ConfigError(f"vgift labels shows what LLaVA makes of records, and {err.name} is not here") from err
-    from .pieces import Pieces
+    from ...hosts.token_text import TokenText
 
     records, tokenizer = base.list_data_dict, base.tokenizer
-    path = TextPath(base, tokenizer, limit=model_max_length)
+    path = LLaVA().text_path(base, tokenizer, model_max_length)
     taught = None
     if flags.instruct_loss != "none":
-        taught = instruct_loss(flags, base, tokenizer, lambda k: path.item(records[k]))
-    pieces = Pieces(tokenizer)
+        unlimited = LLaVA().text_path(base, tokenizer, UNLIMITED)
+        taught = instruction_labels(flags, records, tokenizer, unlimited.ids, lambda k: path(records[k]))
+    pieces = TokenText(tokenizer)
     for k in sorted({k * len(records) // n for k in range(n)}):
-        yield _record(k, records[k], path.item(records[k]), taught and taught[0], pieces)
+        yield _record(k, records[k], path(records[k]), taught and taught[0], pieces)
 
 
 def _record(k: int, record: dict, item: dict, loss: Any, pieces: Any) -> Shown:

@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...data.files import write_whole
+from ...data.arguments import option
+from ...data.files import read_once, write_whole
 from ...data.photos import fingerprint
 from ...data.records import read_records, said
 from ...errors import ConfigError
-from ..vgift.flags import Flags
 from .sentences import count, spans
 
 TOLD = 5  # mistakes in a file
+MIN_SHARE, MIN_COUNT = 0.001, 20  # of human turns; the paper does not say its own
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def find(records: Sequence[dict], share: float, least: int) -> Templates:
     threshold = max(least, share * turns)
     found = [Template(sentence, times) for sentence, times in counter.items() if times >= threshold]
     found.sort(key=lambda one: (-one.count, one.sentence))
-    return Templates(tuple(found), turns, {"instruct_template_share": share, "instruct_template_count": least})
+    return Templates(tuple(found), turns, {"min_share": share, "min_count": least})
 
 
 def parse(text: str, where: str) -> Templates:
@@ -136,6 +137,7 @@ def shortened(entry: object) -> str:
     return text if len(text) <= 80 else f"{text[:80]}…"
 
 
+@read_once
 def read(path: str) -> Templates:
     """Returns the templates of a file; see `parse`.
 
@@ -148,31 +150,47 @@ def read(path: str) -> Templates:
         raise ConfigError(f"--instruct_templates {path}: cannot be read: {err}") from err
 
 
-def make(flags: dict, data_path: str, output: str) -> str:
-    """Finds the templates of LLaVA records and writes them down; returns them for the terminal.
+@dataclass(frozen=True)
+class FindTemplates:
+    """`vgift templates`: find the task templates among the instructions, for --instruct_templates."""
 
-    Args:
-        flags: {flag: value} as given.
-        data_path: LLaVA records.
-        output: a JSON file.
+    data_path: str = option(help="LLaVA records", metavar="JSON")
+    output: str = option(help="templates.json", short="-o", metavar="FILE")
+    min_share: float = option(
+        MIN_SHARE, "a sentence in at least this share of all human turns is a template, above 0 to 1"
+    )
+    min_count: int = option(MIN_COUNT, "and in at least this many human turns")
 
-    Raises:
-        ConfigError: a flag or a path is not usable; nothing was written.
-    """
-    given = Flags.of(flags)
-    given.resolve()
-    if not Path(output).resolve().parent.is_dir():
-        raise ConfigError(f"-o {output}: there is no folder {Path(output).resolve().parent}")
-    records = read_records(data_path)
-    for number, record in enumerate(records):
-        turns = record.get("conversations", [])
-        if not isinstance(turns, list) or not all(
-            isinstance(turn, dict) and isinstance(said(turn), str) for turn in turns
-        ):
-            raise ConfigError(f"--data_path {data_path}: record {number} has no turns like LLaVA's: {str(turns)[:80]}")
-    templates = find(records, given.instruct_template_share, given.instruct_template_count)
-    try:
-        write_whole(Path(output), templates.as_json().encode())
-    except OSError as err:
-        raise ConfigError(f"-o {output}: cannot be written: {err.strerror}") from err
-    return f"{templates.table()}\n{output}: {len(templates.entries):,} templates of {templates.turns:,} human turns"
+    def run(self) -> str:
+        """Finds the templates of LLaVA records and writes them down; returns them for the terminal.
+
+        Raises:
+            ConfigError: a flag or a path is not usable; nothing was written.
+        """
+        mistakes = []
+        if not 0 < self.min_share <= 1:
+            mistakes.append(
+                f"--min_share {self.min_share:g}: must be above 0 and at most 1, a share of all human turns"
+            )
+        if self.min_count < 1:
+            mistakes.append(f"--min_count {self.min_count}: must be at least 1")
+        if mistakes:
+            raise ConfigError.of(mistakes)
+        if not Path(self.output).resolve().parent.is_dir():
+            raise ConfigError(f"-o {self.output}: there is no folder {Path(self.output).resolve().parent}")
+        records = read_records(self.data_path)
+        for number, record in enumerate(records):
+            turns = record.get("conversations", [])
+            if not isinstance(turns, list) or not all(
+                isinstance(turn, dict) and isinstance(said(turn), str) for turn in turns
+            ):
+                raise ConfigError(
+                    f"--data_path {self.data_path}: record {number} has no turns like LLaVA's: {str(turns)[:80]}"
+                )
+        templates = find(records, self.min_share, self.min_count)
+        try:
+            write_whole(Path(self.output), templates.as_json().encode())
+        except OSError as err:
+            raise ConfigError(f"-o {self.output}: cannot be written: {err.strerror}") from err
+        found = f"{len(templates.entries):,} templates of {templates.turns:,} human turns"
+        return f"{templates.table()}\n{self.output}: {found}"

@@ -137,7 +137,7 @@ def write(
     rows = []
     for record, picture, (prompt, _), reply in zip(records, pictures, drawn, replies, strict=True):
         reason = degenerate(checkpoint, reply)
-        if reason is None and not checkpoint.fits(checkpoint.speak(with_description(record, reply.text), picture)):
+        if reason is None and not checkpoint.fits(checkpoint.encode(with_description(record, reply.text), picture)):
             reason = TOO_LONG
         rows.append({"description": reply.text, "prompt": prompt, "as_it_was": reason})
     return rows

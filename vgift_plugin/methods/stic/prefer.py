@@ -17,7 +17,6 @@ from ...data.photos import from_folder, open_photo
 from ...data.seeding import generator, permute
 from ...errors import ConfigError, UnsuitableImage
 from ...hosts.checkpoint import Checkpoint, Reply
-from ..vgift.replay import is_published
 from . import corruption
 from .preferences import (
     BRANCHES,
@@ -116,7 +115,7 @@ def prefer(
         model_path, model_base, conv_mode, image_folder, n, temperature, max_new_tokens, seed, batch_size, device
     )
     found = asking.find()
-    source = from_folder(image_folder, leave_out=is_published)
+    source = from_folder(image_folder)
     worked_on = {"photographs": source.fingerprint()}
     work, settings, template, load = asking.begin(*found, output, worked_on, (*PREFERRED, *MISLEADING, *NEUTRAL))
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...data.files import read_once
 from ...data.records import IMAGE
 from ...data.rows import inside
 from ...errors import ConfigError
@@ -48,6 +49,7 @@ def usable(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in rows if row["degenerate"] is None]
 
 
+@read_once
 def read(path: str | Path) -> Preferences:
     """Reads a preference file.
 

@@ -19,10 +19,9 @@ from transformers import TrainerCallback
 
 from ...data.files import write_whole
 from ...errors import ConfigError
-from ...hosts.model_hooks import find_host
-from ..vgift.callbacks import is_rank_zero
+from ...hosts.base import Host
+from ...hosts.trainer import is_rank_zero
 
-PROJECTOR = "mm_projector"
 PROJECTOR_FILE = "vgift_reference_projector.bin"
 ADAPTER = "lora_"  # in the names of all parameters of LoRA
 
@@ -37,7 +36,8 @@ class Reference(TrainerCallback):
         projector: the frozen copy; None until the trainer is made, and where the model has no weights there.
     """
 
-    def __init__(self):
+    def __init__(self, host: Host):
+        self.host = host
         self.projector: nn.Module | None = None
 
     def on_init_end(self, args, state, control, model=None, **kwargs):
@@ -54,7 +54,7 @@ class Reference(TrainerCallback):
             )
         if args.fsdp:
             raise ConfigError("--preference_data: under --fsdp the projector cannot be set back; use DeepSpeed or DDP")
-        projector = projector_of(model)
+        projector = self._projector(model)
         own = set() if projector is None else set(map(id, projector.parameters()))
         others = [
             name
@@ -81,7 +81,7 @@ class Reference(TrainerCallback):
         """
         if self.projector is None:
             return
-        path, projector = Path(args.output_dir, PROJECTOR_FILE), projector_of(model)
+        path, projector = Path(args.output_dir, PROJECTOR_FILE), self._projector(model)
         if state.global_step:
             try:
                 self.projector.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
@@ -101,6 +101,9 @@ class Reference(TrainerCallback):
         weight = next(projector.parameters())
         self.projector.to(weight.device, weight.dtype)
 
+    def _projector(self, model: nn.Module) -> nn.Module | None:
+        return self.host.projector(self.host.model(model))
+
     @contextmanager
     def standing(self, model: nn.Module) -> Iterator[None]:
         """Makes the model its own reference for as long as the block runs: no gradients, no dropout, no adapters.
@@ -109,7 +112,7 @@ class Reference(TrainerCallback):
             model: with adapters; without the wrappers of DeepSpeed or DDP.
         """
         training = [module for module in model.modules() if module.training]
-        projector = None if self.projector is None else projector_of(model)
+        projector = None if self.projector is None else self._projector(model)
         with torch.no_grad(), model.disable_adapter():
             model.eval()
             if projector is not None:  # its forward alone, so that what DeepSpeed hooked to the module stays
@@ -121,13 +124,6 @@ class Reference(TrainerCallback):
                     del projector.forward
                 for module in training:
                     module.training = True
-
-
-def projector_of(model: nn.Module) -> nn.Module | None:
-    """Returns what turns the tower's features into embeddings; None where this host has it under another name."""
-    host = find_host(model)
-    inner = host.get_model() if hasattr(host, "get_model") else host
-    return getattr(inner, PROJECTOR, None)
 
 
 def _gathered(module: nn.Module) -> AbstractContextManager[Any]:

@@ -18,10 +18,13 @@ from transformers import TrainerCallback
 
 from ...errors import ConfigError
 from ...hosts import IGNORE_INDEX
-from ...hosts.self_test import without_template
+from ...hosts.base import ChatTemplate
+from ...hosts.token_text import TokenText
+from ...hosts.trainer import evaluation_strategy
 from ...tasks.task import Sample, Task
-from .losses import SplitLoss, marked
-from .mixing import Stream
+from ..run import Run
+from .losses import TaskLosses
+from .stream import Stream
 
 logger = logging.getLogger(__name__)
 EVALUATIONS = 10  # in a run whose script asks for none
@@ -32,12 +35,12 @@ class HeldOut:
 
     Args:
         stream: of photographs that training does not draw from.
-        speak: turns (sample, name) into what the host returns for it.
+        encode: turns (sample, name) into the host's item.
         size: how many samples.
     """
 
-    def __init__(self, stream: Stream, speak: Callable[[Sample, str], Any], size: int):
-        self.stream, self.speak, self.size = stream, speak, size
+    def __init__(self, stream: Stream, encode: Callable[[Sample, str], Any], size: int):
+        self.stream, self.encode, self.size = stream, encode, size
 
     def __len__(self) -> int:
         return self.size
@@ -45,7 +48,7 @@ class HeldOut:
     def __getitem__(self, index: int) -> Any:
         if not 0 <= index < self.size:
             raise IndexError(index)
-        return self.speak(self.stream(0, index), f"{self.stream.task.name}-held-out-{index}")
+        return self.encode(self.stream(0, index), f"{self.stream.task.name}-held-out-{index}")
 
 
 class Accuracy:
@@ -53,52 +56,65 @@ class Accuracy:
 
     Teacher forcing: each token of the answer is predicted with the tokens before it given. A sample counts as right
     where every token that carries loss, end token included, is the most probable one. Logits, (batch, length,
-    vocabulary), are reduced to two integers a token batch by batch, so memory does not grow with them.
+    vocabulary), are reduced to three integers a token batch by batch, so memory does not grow with them.
 
     Args:
-        tasks: by their numbers, from 1 up; see `mark`.
+        tasks: by their numbers, from 1 up.
         tokenizer: the run's.
-        conversation_lib: the host's `llava.conversation`, which holds the run's chat template; None where it has none.
-        seen: knows what the host made of the last batch's labels.
+        template: the run's.
+        losses: has seen the tokens of the last batch.
     """
 
-    def __init__(self, tasks: Sequence[Task], tokenizer: Any, conversation_lib: Any, seen: SplitLoss):
-        self.tasks, self.tokenizer, self.seen = tasks, tokenizer, seen
-        self.conversation = getattr(conversation_lib, "default_conversation", None)
+    def __init__(self, tasks: Sequence[Task], tokenizer: Any, template: ChatTemplate, losses: TaskLosses):
+        self.tasks, self.tokenizer, self.template, self.losses = tasks, tokenizer, template, losses
+        self._texts = TokenText(tokenizer)
 
     def reduce(self, logits: Any, labels: torch.Tensor) -> torch.Tensor:
-        """Returns (batch, length of `labels`, 2): the predicted and the true token at every place that carries loss,
-        these first, then IGNORE_INDEX."""
+        """Returns (batch, length of `labels`, 3): the predicted token, the true token and the task's number at every
+        place that carries loss, these first, then IGNORE_INDEX."""
         logits = logits[0] if isinstance(logits, tuple) else logits
-        true = self.seen.labels[:, 1:]
+        tokens = self.losses.tokens
+        result = labels.new_full((*labels.shape, 3), IGNORE_INDEX)  # as wide as the labels, which all ranks pad alike
+        if tokens is None or tokens.task is None:
+            return result
+        true, task = tokens.labels[:, 1:], tokens.task[:, 1:]
         predicted = logits[:, : true.shape[1]].argmax(-1)  # other ranks' longer batches may have padded the logits
-        taught = true != IGNORE_INDEX
-        first = (~taught).to(torch.uint8).sort(dim=1, stable=True).indices[:, : labels.shape[1]]
-        pairs = torch.stack([predicted.gather(1, first), true.gather(1, first)], dim=-1)
-        pairs = pairs.masked_fill(~taught.gather(1, first)[..., None], IGNORE_INDEX)
-        result = pairs.new_full((*labels.shape, 2), IGNORE_INDEX)  # as wide as the labels, which all ranks padded alike
-        result[:, : pairs.shape[1]] = pairs
+        supervised = true != IGNORE_INDEX
+        first = (~supervised).to(torch.uint8).sort(dim=1, stable=True).indices[:, : labels.shape[1]]
+        found = torch.stack([values.gather(1, first) for values in (predicted, true, task)], dim=-1)
+        result[:, : found.shape[1]] = found.masked_fill(~supervised.gather(1, first)[..., None], IGNORE_INDEX)
         return result
 
     def __call__(self, prediction: Any) -> dict[str, float]:
         """Returns {"accuracy": share of samples entirely right}, and for tasks whose answers can be right in part
         {"score": mean of `Task.grade`}; nothing for a data set that is not one of the tasks'."""
-        number = marked(prediction.label_ids[:1, 0])[0]
+        predicted, true, task = np.moveaxis(prediction.predictions, -1, 0)
+        supervised = true != IGNORE_INDEX
+        number = int(task[supervised][0]) if supervised.any() else 0
         if not 0 < number <= len(self.tasks):
             return {}
-        predicted, true = np.moveaxis(prediction.predictions, -1, 0)
-        taught = true != IGNORE_INDEX
-        metrics = {"accuracy": float(((predicted == true) | ~taught).all(axis=1).mean())}
-        task = self.tasks[number - 1]
-        if type(task).grade is not Task.grade:
-            rows = zip(predicted, true, taught, strict=True)
-            grades = [task.grade(self._text(said[kept]), self._text(wanted[kept])) for said, wanted, kept in rows]
-            metrics["score"] = float(np.mean(grades))
+        metrics = {"accuracy": float(((predicted == true) | ~supervised).all(axis=1).mean())}
+        kind = self.tasks[number - 1]
+        if type(kind).grade is not Task.grade:
+            rows = zip(predicted, true, supervised, strict=True)
+            metrics["score"] = float(
+                np.mean([self._grade(kind, said[kept], truth[kept]) for said, truth, kept in rows])
+            )
         return metrics
 
-    def _text(self, tokens: np.ndarray) -> str:
-        text = self.tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
-        return without_template(text, self.conversation, self.tokenizer)
+    def _grade(self, task: Task, predicted: np.ndarray, true: np.ndarray) -> float:
+        """Grades the true answer with every wrongly predicted token's characters replaced by U+FFFD.
+
+        So tokens are compared place by place. The text of the predicted tokens alone could be right by accident: that
+        of a model that repeats the current token is the answer, shifted by one.
+        """
+        told = ~np.isin(true, self.tokenizer.all_special_ids)
+        text, spans = self._texts.read(true[told].tolist())
+        reply = list(text)
+        for (start, end), right in zip(spans, (predicted == true)[told].tolist(), strict=True):
+            if not right:
+                reply[start:end] = (character if character.isspace() else "\ufffd" for character in text[start:end])
+        return task.grade(self.template.without_markers("".join(reply)), self.template.without_markers(text))
 
 
 class EvaluationCallback(TrainerCallback):
@@ -119,7 +135,7 @@ class EvaluationCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Finds out when to evaluate, and says it."""
-        if args.evaluation_strategy != "no":
+        if evaluation_strategy(args) != "no":
             if self.steps is not None:
                 logger.info("--ssl_eval_steps: the training script's own --evaluation_strategy wins")
             return
@@ -146,25 +162,25 @@ class EvaluationCallback(TrainerCallback):
             self._random = torch.get_rng_state()
 
 
-def evaluated(data_module: dict, held_out: dict[str, HeldOut], accuracy: Accuracy, steps: int | None) -> dict:
-    """Returns the data module with the held-out samples, beside a data set for evaluation that it may have ("base").
+def evaluated(run: Run, held_out: dict[str, HeldOut], accuracy: Accuracy, steps: int | None) -> None:
+    """Adds the held-out samples, beside a data set for evaluation that the host may have ("base").
 
     Raises:
         ConfigError: the host has metrics of its own.
     """
-    if own := [name for name in ("compute_metrics", "preprocess_logits_for_metrics") if data_module.get(name)]:
+    has = run.data_module
+    if own := [name for name in ("compute_metrics", "preprocess_logits_for_metrics") if has.get(name)]:
         raise ConfigError(f"--ssl_eval_samples: this host's data module has {' and '.join(own)} of its own")
-    base = data_module.get("eval_dataset")
+    base = has.get("eval_dataset")
     base = base if isinstance(base, dict) else {} if base is None else {"base": base}
     if twice := sorted(set(base) & set(held_out)):
         raise ConfigError(f"--ssl_eval_samples: this host's data module evaluates on {', '.join(twice)} already")
-    return {
-        **data_module,
-        "eval_dataset": {**base, **held_out},
-        "compute_metrics": accuracy,
-        "preprocess_logits_for_metrics": accuracy.reduce,
-        "callbacks": [*data_module.get("callbacks", ()), EvaluationCallback(steps)],
-    }
+    run.change(
+        eval_dataset={**base, **held_out},
+        compute_metrics=accuracy,
+        preprocess_logits_for_metrics=accuracy.reduce,
+    )
+    run.add_callbacks(EvaluationCallback(steps))
 
 
 def require_suitable(held_out: Collection[HeldOut]) -> None:

@@ -10,7 +10,7 @@ from ...data.tally import Tally
 from ...errors import ConfigError
 from ...report.page import check_writable, flag_words
 from ...tasks.registry import task_names
-from .flags import Flags
+from .flags import VgiftFlags
 from .gallery import Section, gallery
 from .sheet import sheet
 from .streams import find_replay, streams
@@ -18,12 +18,12 @@ from .streams import find_replay, streams
 HEAVY_MB = 20  # larger files are slow to open and too much for a mail
 
 
-def sections(flags: Flags, image_folder: str, data_path: str | None, n: int, tally: Tally) -> Iterator[Section]:
+def sections(flags: VgiftFlags, image_folder: str, data_path: str | None, n: int, tally: Tally) -> Iterator[Section]:
     """Yields the first n published samples of each task, then of each task asked for its first n samples of epoch 0, as
     training would have them."""
     if n < 1:
         raise ConfigError(f"-n {n}: at least one sample")
-    asks = flags.resolve()
+    asks = flags.tasks()
     if not flags.makes_samples:
         raise ConfigError(f"--ssl_tasks is missing; known tasks: {', '.join(task_names())}")
     records = read_records(data_path)
@@ -57,7 +57,7 @@ def preview(flags: dict, image_folder: str, data_path: str | None, n: int, outpu
         raise ConfigError(f"-o {output}: must end in .html or .png")
     check_writable(output)
     tally = Tally()
-    asked = Flags.of(flags)
+    asked = VgiftFlags.of(flags)
     shown = list(sections(asked, image_folder, data_path, n, tally))
     if suffix == ".html":
         about = f"The first samples of epoch 0, as training sees them, with {flag_words(asked)}"

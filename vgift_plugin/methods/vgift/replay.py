@@ -7,7 +7,6 @@ pixel as the release's reconstruction scripts draw it before they compress it as
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,39 +15,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ...data.proxy import Around
+from ...data.proxy import WrappedDataset
 from ...data.rows import absent, some
 from ...data.seeding import generator
 from ...errors import ConfigError, TaskError, UnsuitableImage
-from ...tasks.registry import loaded_tasks
-from ...tasks.task import Params, Sample, Stored, Task
+from ...tasks.task import Params, Sample, Task
+from .release import PHOTOS, RELEASE, PublishedTask, paint, reading
 from .rows import RowSource
-
-PHOTOS = ("coco/train2017", "COCO/images/train2017")  # below the image folder: LLaVA's place, and the release's
-
-
-def published_tasks() -> list[type[Task]]:
-    """Returns the tasks for which metadata was published."""
-    return [task for task in loaded_tasks() if task.published is not None]
-
-
-def is_published(name: str) -> bool:
-    """Tells by its name whether a picture is one of the published samples: turned or grey, it is no photograph."""
-    return any(True for _ in _readings(name))
-
-
-def _readings(name: str) -> Iterator[tuple[type[Task], str, str]]:
-    """Yields (task, id, part) for every published form a picture's name has."""
-    file = name.rpartition("/")[2]
-    if "_" in file:
-        for task in published_tasks():
-            if match := re.fullmatch(task.published.made, file):
-                yield task, match["id"], match["part"]
-
-
-def metadata_files(folder: str, form: Stored) -> list[Path]:
-    """Returns those of a form's published files that the metadata folder holds, the preferred one first."""
-    return [Path(folder, name) for name in form.files if Path(folder, name).is_file()]
 
 
 def photo_folder(given: str | None, image_folder: str | None) -> str:
@@ -84,12 +57,10 @@ class Replay:
     def __init__(self, metadata: str, photos: str, records: Sequence[dict], image_folder: str | None):
         self.metadata = metadata
         self.sources = [
-            RowSource(path, task(), task.published, photos)
-            for task in published_tasks()
-            for path in metadata_files(metadata, task.published)
+            RowSource(path, one.task(), one.format, photos) for one in RELEASE for path in one.metadata(metadata)
         ]
         if not self.sources:
-            known = ", ".join(name for task in published_tasks() for name in task.published.files)
+            known = ", ".join(name for one in RELEASE for name in one.files)
             raise ConfigError(f"--ssl_replay {metadata}: there is no metadata file in this folder; known are {known}")
         self._source = np.full(len(records), -1, np.int8)
         self._row = np.full(len(records), -1, np.int32)
@@ -99,22 +70,22 @@ class Replay:
             names = _names(record)
             if not any("_" in name for name in names):
                 continue
-            readings = {name: list(_readings(name)) for name in names}
-            found = {place for reading in readings.values() for place in self._places(reading)}
-            if len(found) == 1 and all(readings.values()):
+            readings = {name: reading(name) for name in names}
+            found = {self._place(*one) for one in readings.values() if one is not None}
+            if len(found) == 1 and None not in found and all(readings.values()):
                 self._source[position], self._row[position] = next(iter(found))
                 if truth := self._contradiction(position, record):
                     contradicting.append(f"{names[0]}: answers {_answer(record)!r}, metadata {truth!r}")
             else:
-                unknown.update(dict.fromkeys(name for name, reading in readings.items() if reading))
+                unknown.update(dict.fromkeys(name for name, one in readings.items() if one))
         self._refuse(absent(image_folder or "", unknown), contradicting, image_folder)
 
-    def _places(self, readings: list) -> Iterator[tuple[int, int]]:
-        for task, id, _ in readings:
-            for number, source in enumerate(self.sources):
-                if type(source.task) is task and (row := source.find(id)) >= 0:
-                    yield number, row
-                    break
+    def _place(self, published: PublishedTask, id: str, part: str) -> tuple[int, int] | None:
+        """Returns (number of the source, of the row in it) that a picture is of; None where no row has its id."""
+        for number, source in enumerate(self.sources):
+            if type(source.task) is published.task and (row := source.find(id)) >= 0:
+                return number, row
+        return None
 
     def _contradiction(self, position: int, record: dict) -> str | None:
         """Returns the answer by the metadata where the record has another one."""
@@ -172,23 +143,19 @@ class Replay:
         """
         source, row = self._at(position)
         try:
-            images, params = source.recall(row, generator(0, "replay"))
+            images, params = source.load(row, generator(0, "replay"))
         except UnsuitableImage as unsuitable:
             raise TaskError(
                 f"{_names(record)[0]} cannot be painted: {unsuitable.reason} ({' + '.join(source.paths(row))}, the "
                 f"source named in {source.path})"
             ) from None
-        return [
-            source.task.picture(images, params, part)
-            for name in _names(record)
-            for task, _, part in _readings(name)
-            if task is type(source.task)
-        ]
+        parts = (read[2] for name in _names(record) if (read := reading(name)) is not None)
+        return [paint(source.task, images, params, part) for part in parts]
 
     def params(self, position: int) -> tuple[RowSource, Params]:
         """Returns where a published sample comes from, and its params."""
         source, row = self._at(position)
-        return source, source.form.recall(source.task, row, generator(0, "replay"))
+        return source, source.format.read(source.task, row, generator(0, "replay"))
 
     def sample(self, position: int, record: dict) -> Sample:
         """Returns a published sample in the words of its record, its first picture, and the params behind it."""
@@ -209,20 +176,27 @@ def _answer(record: dict) -> str:
     return record["conversations"][-1]["value"]
 
 
-class ReplayedDataset(Around):
+class ReplayedDataset(WrappedDataset):
     """The host's dataset with its published samples painted instead of read. Every other attribute is the host's.
 
     Args:
-        base: the host's dataset.
-        replay: the published samples among its records.
-        speak: turns (record, pictures, task's name) into what the host's dataset returns for it.
+        base: the host's dataset, or one around it.
+        records: the base records.
+        replay: the published samples among them.
+        encode: turns (record, pictures, task's name) into the host's item.
     """
 
-    def __init__(self, base: Any, replay: Replay, speak: Callable[[dict, list[Image.Image], str], Any]):
-        self.base, self.replay, self.speak = base, replay, speak
+    def __init__(
+        self,
+        base: Any,
+        records: Sequence[dict],
+        replay: Replay,
+        encode: Callable[[dict, list[Image.Image], str], Any],
+    ):
+        self.base, self.records, self.replay, self.encode = base, records, replay, encode
 
     def __getitem__(self, index: int) -> Any:
         if index not in self.replay:
             return self.base[index]
-        record = self.base.list_data_dict[index]
-        return self.speak(record, self.replay.pictures(index, record), self.replay.task(index).name)
+        record = self.records[index]
+        return self.encode(record, self.replay.pictures(index, record), self.replay.task(index).name)

@@ -1,11 +1,14 @@
-"""Choices made elsewhere and stored as rows of JSON: published metadata (`--ssl_replay`), pairs (`--ssl_pairs`)."""
+"""Samples stored as rows of JSON: published metadata (`--ssl_replay`), matched pairs (`--ssl_pairs`)."""
 
 from __future__ import annotations
 
 import copy
 import json
 import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -14,7 +17,30 @@ from ...data.photos import fingerprint, is_held_out, open_photo
 from ...data.rows import Rows, absent, inside, some
 from ...data.seeding import generator
 from ...errors import ConfigError, UnsuitableImage
-from ...tasks.task import Params, Stored, Task
+from ...tasks.task import PairTask, Params, Task
+
+
+@dataclass(frozen=True)
+class RowFormat:
+    """How a task's rows are read.
+
+    Attributes:
+        read: (task, row, rng) -> params. It makes the choices that the row leaves open; KeyError, TypeError and
+            ValueError mean that the row is malformed.
+        sources: the keys of a row that name its photographs, in the order `render` takes them.
+        upright: whether the photographs are turned upright by EXIF, or taken as their pixels lie in the file.
+    """
+
+    read: Callable[[Any, Mapping[str, Any], np.random.Generator], Params]
+    sources: tuple[str, ...]
+    upright: bool = True
+
+
+def _match(task: PairTask, row: Mapping[str, Any], rng: np.random.Generator) -> Params:
+    return task.draw_match(row, rng)
+
+
+PAIRS = RowFormat(_match, ("image1", "image2"))  # of `vgift pairs`
 
 
 class RowSource:
@@ -22,23 +48,23 @@ class RowSource:
 
     Args:
         path: the file of rows.
-        task: who reads them.
-        form: how.
+        task: whose samples they are.
+        format: how they are read.
         folder: what the names of photographs are relative to.
 
     Raises:
         ConfigError: a row is malformed, or names a photograph outside the folder or one that is missing.
     """
 
-    def __init__(self, path: str | Path, task: Task, form: Stored, folder: str):
-        self.path, self.task, self.form, self.folder = str(path), task, form, folder
+    def __init__(self, path: str | Path, task: Task, format: RowFormat, folder: str):
+        self.path, self.task, self.format, self.folder = str(path), task, format, folder
         rng, ids, names = generator(0, "rows"), [], {}
 
         def read(number: int, row: dict) -> None:
             try:
-                names.update(dict.fromkeys(inside(row[key]) for key in form.sources))
+                names.update(dict.fromkeys(inside(row[key]) for key in format.sources))
                 ids.append(str(row.get("id", number)))
-                form.recall(task, row, rng)
+                format.read(task, row, rng)
             except UnsuitableImage:  # of this draw; it is drawn again in training
                 pass
             except (KeyError, TypeError, ValueError, AttributeError) as err:
@@ -71,7 +97,7 @@ class RowSource:
         A row is held out with its first photograph (see `is_held_out`), and trained on where none of its photographs is
         held out; so a row of two photographs may be neither.
         """
-        held = np.array([[is_held_out(row[key]) for key in self.form.sources] for row in self.rows])
+        held = np.array([[is_held_out(row[key]) for key in self.format.sources] for row in self.rows])
         return np.flatnonzero(~held.any(axis=1)), np.flatnonzero(held[:, 0])
 
     def part(self, numbers: np.ndarray, where: str) -> RowSource:
@@ -94,9 +120,9 @@ class RowSource:
 
     def paths(self, row: dict) -> list[str]:
         """Returns the paths of a row's photographs."""
-        return [os.path.join(self.folder, inside(row[key])) for key in self.form.sources]
+        return [os.path.join(self.folder, inside(row[key])) for key in self.format.sources]
 
-    def recall(self, row: dict, rng: np.random.Generator) -> tuple[list[Image.Image], Params]:
-        """Opens a row's photographs and reads its choices; see `open_photo` and `Stored.recall`."""
-        images = [open_photo(path, self.form.upright) for path in self.paths(row)]
-        return images, self.form.recall(self.task, row, rng)
+    def load(self, row: dict, rng: np.random.Generator) -> tuple[list[Image.Image], Params]:
+        """Opens a row's photographs and reads its choices; see `open_photo` and `RowFormat.read`."""
+        images = [open_photo(path, self.format.upright) for path in self.paths(row)]
+        return images, self.format.read(self.task, row, rng)

@@ -9,13 +9,15 @@ from functools import cache
 from ...data.photos import HELD_OUT, ImageSource, choose, from_folder
 from ...data.rows import some
 from ...errors import ConfigError
-from .flags import Ask, Flags
-from .mixing import RowStream, Stream
-from .replay import Replay, is_published, metadata_files, photo_folder
-from .rows import RowSource
+from ...tasks.task import Task
+from .flags import TaskSpec, VgiftFlags
+from .release import of_task, with_stored_knobs
+from .replay import Replay, photo_folder
+from .rows import PAIRS, RowSource
+from .stream import RowStream, Stream
 
 
-def find_replay(flags: Flags, records: Sequence[dict], image_folder: str | None) -> Replay | None:
+def find_replay(flags: VgiftFlags, records: Sequence[dict], image_folder: str | None) -> Replay | None:
     """Returns the published samples among the records; None without `--ssl_replay`, or where there are none.
 
     Raises:
@@ -36,20 +38,28 @@ def find_replay(flags: Flags, records: Sequence[dict], image_folder: str | None)
 
 
 def streams(
-    flags: Flags, asks: Sequence[Ask], records: Sequence[dict] | None, image_folder: str | None, replay: Replay | None
+    flags: VgiftFlags,
+    specs: Sequence[TaskSpec],
+    records: Sequence[dict] | None,
+    image_folder: str | None,
+    replay: Replay | None,
 ) -> list[Stream]:
     """Returns the stream of each task that training draws from, in the order asked for; see `split_streams`."""
-    return [trained for trained, _ in split_streams(flags, asks, records, image_folder, replay)]
+    return [trained for trained, _ in split_streams(flags, specs, records, image_folder, replay)]
 
 
 def split_streams(
-    flags: Flags, asks: Sequence[Ask], records: Sequence[dict] | None, image_folder: str | None, replay: Replay | None
+    flags: VgiftFlags,
+    specs: Sequence[TaskSpec],
+    records: Sequence[dict] | None,
+    image_folder: str | None,
+    replay: Replay | None,
 ) -> list[tuple[Stream, Stream | None]]:
     """Returns, for each task in the order asked for, what training draws from and what is held out for evaluation.
 
     Args:
         flags: the run's flags.
-        asks: what they ask for.
+        specs: the tasks they ask for.
         records: LLaVA records; None where there are none.
         image_folder: what the records' pictures are relative to; without records, the folder to make samples of.
         replay: the published samples among the records. Where there are some, `--ssl_replay` is about them; where there
@@ -67,8 +77,8 @@ def split_streams(
     @cache
     def photographs() -> ImageSource:
         if records is None and flags.ssl_image_folder is None:
-            return choose(image_folder, flags.ssl_images, None, None, is_published)
-        return choose(flags.ssl_image_folder, flags.ssl_images, records, image_folder, is_published)
+            return choose(image_folder, None, None)
+        return choose(flags.ssl_image_folder, records, image_folder)
 
     @cache
     def parts() -> tuple[ImageSource, ImageSource | None]:
@@ -81,39 +91,43 @@ def split_streams(
                     "of others to evaluate on: --ssl_eval_image_folder"
                 )
             return _divided(photographs())
-        held_out = from_folder(flags.ssl_eval_image_folder, None, is_published)
+        held_out = from_folder(flags.ssl_eval_image_folder)
         _require_apart(photographs(), held_out)
         return photographs(), held_out
 
-    def pair(ask: Ask) -> tuple[Stream, Stream | None]:
-        rows = _rows(flags, ask, image_folder, replay)
-        kind, (trained, held_out) = (RowStream, _split_rows(rows, flags)) if rows is not None else (Stream, parts())
-        made = kind(ask.task, trained, flags.ssl_seed)
-        return made, None if held_out is None else kind(ask.task, held_out, flags.ssl_seed)
+    def both(spec: TaskSpec) -> tuple[Stream, Stream | None]:
+        rows = _rows(flags, spec.task, image_folder, replay)
+        if rows is None:
+            kind, task, (trained, held_out) = Stream, spec.task, parts()
+        else:
+            kind, task, (trained, held_out) = RowStream, rows.task, _split_rows(rows, flags)
+        made = kind(task, trained, flags.ssl_seed)
+        return made, None if held_out is None else kind(task, held_out, flags.ssl_seed)
 
-    if flags.ssl_pairs is not None and not any(ask.task.pairs for ask in asks):
+    if flags.ssl_pairs is not None and not any(spec.task.pairs for spec in specs):
         raise ConfigError(f"--ssl_pairs {flags.ssl_pairs}: none of --ssl_tasks {flags.ssl_tasks} takes pairs")
-    return [pair(ask) for ask in asks]
+    return [both(spec) for spec in specs]
 
 
-def _rows(flags: Flags, ask: Ask, image_folder: str | None, replay: Replay | None) -> RowSource | None:
-    """Returns the rows a task draws from; None where it makes its samples of photographs."""
-    task = ask.task
+def _rows(flags: VgiftFlags, task: Task, image_folder: str | None, replay: Replay | None) -> RowSource | None:
+    """Returns the rows a task's samples are stored in; None where they are made of photographs."""
     if flags.ssl_pairs is not None and task.pairs is not None:
         folder = flags.ssl_image_folder or image_folder or ""
-        return RowSource(flags.ssl_pairs, task, task.pairs, folder)
-    if flags.ssl_replay is not None and replay is None and task.published is not None:
-        files = metadata_files(flags.ssl_replay, task.published)
+        return RowSource(flags.ssl_pairs, with_stored_knobs(task.pairs, task), PAIRS, folder)
+    published = of_task(task.name)
+    if flags.ssl_replay is not None and replay is None and published is not None:
+        files = published.metadata(flags.ssl_replay)
         if not files:
             raise ConfigError(
-                f"--ssl_replay {flags.ssl_replay}: {task.published.files[0]} is not there, which task {task.name} "
+                f"--ssl_replay {flags.ssl_replay}: {published.files[0]} is not there, which task {task.name} "
                 "draws from; leave the task out, or get the file"
             )
-        return RowSource(files[0], task, task.published, photo_folder(flags.ssl_image_folder, image_folder))
+        folder = photo_folder(flags.ssl_image_folder, image_folder)
+        return RowSource(files[0], with_stored_knobs(published.task, task), published.format, folder)
     return None
 
 
-def _split_rows(rows: RowSource, flags: Flags) -> tuple[RowSource, RowSource | None]:
+def _split_rows(rows: RowSource, flags: VgiftFlags) -> tuple[RowSource, RowSource | None]:
     return _divided(rows) if flags.ssl_eval_samples else (rows, None)
 
 

@@ -1,1 +1,33 @@
-"""ViTP (arXiv 2509.17562): visual tokens dropped, and the vision tower trained."""
+"""ViTP (arXiv 2509.17562): visual tokens dropped while training, and the vision tower trained."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from ...hosts.base import Host
+from ..base import Plan
+from .flags import ViTPFlags
+
+if TYPE_CHECKING:
+    from ..run import Run
+
+
+class ViTP:
+    """See `methods.base.Method`."""
+
+    name = "ViTP"
+    Flags = ViTPFlags
+    alone = False
+
+    def wanted(self, flags: ViTPFlags) -> str:
+        names = [name for name in ("visual_token_drop", "tune_vision_tower") if getattr(flags, name)]
+        return " and ".join(f"--{name}" for name in names)
+
+    def check(self, flags: ViTPFlags, host: Host, module: ModuleType) -> None:
+        """Nothing beyond the flags: the model is not there yet."""
+
+    def plan(self, flags: ViTPFlags, run: Run) -> Plan | None:
+        from .training import plan
+
+        return plan(flags, run)

@@ -1,40 +1,38 @@
-"""The step that drops visual tokens in the host: it finds them in what the host prepared, on any host and layout."""
+"""The step inside the model that drops visual tokens while it trains."""
 
 from __future__ import annotations
 
 import inspect
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...data.seeding import generator
 from ...errors import ConfigError
 from ...hosts import IGNORE_INDEX
-from ...hosts.model_hooks import Moment, Prepared
+from ...hosts.base import Host
+from ...hosts.model_hooks import Prepared, Step, StepInfo
 from .token_drop import choose, shorten
 
 
-class DropTokens:
-    """Drops image tokens while the model trains; a step for `Inside`, to stand last.
+class DropTokens(Step):
+    """Drops visual tokens after the projector, in training alone.
 
-    Where the host has put the image tokens it says itself: instead of the labels it gets, for every token, that token's
-    place in `input_ids`, and what it fills in for pictures is what no token carried. So truncation, several pictures
-    and tiles of any size need no arithmetic of ours; separators that a host puts between the rows of a picture count
-    as image tokens.
-
-    Position ids are handed on with gaps. Llama and its likes in transformers 4.36 and 4.37 make their rotary table as
-    long as the (now shorter) sequence and look positions up in it: their modules are asked for the longer table.
+    Separators that a host puts between the rows of a picture count as visual tokens. Position ids are handed on with
+    gaps. Llama and its likes in transformers 4.36 and 4.37 make their rotary table as long as the (now shorter)
+    sequence and look positions up in it: their modules are asked for the longer table.
 
     Args:
-        ratio: share of a sample's image tokens to drop, 0 < ratio < 1.
+        host: the training code's family.
+        ratio: share of a sample's visual tokens to drop, 0 < ratio < 1.
         prob: chance of a sample to have any dropped, in [0, 1].
     """
 
-    def __init__(self, ratio: float, prob: float = 1.0):
-        self.ratio = ratio
-        self.prob = prob
-        self._moment: Moment | None = None
+    def __init__(self, host: Host, ratio: float, prob: float = 1.0):
+        self.host, self.ratio, self.prob = host, ratio, prob
+        self._info: StepInfo | None = None
         self._left = False
         self._longest = 0
         self._hooks: list[Any] = []
@@ -51,7 +49,7 @@ class DropTokens:
                 "stay cannot keep their positions; use a model with rotary positions (Llama, Mistral, Qwen), or 0"
             )
         self._left = getattr(module.config, "tokenizer_padding_side", "right") == "left"
-        tower = module.get_vision_tower() if hasattr(module, "get_vision_tower") else None
+        tower = self.host.vision_tower(module)
         seeing = set(tower.modules()) if isinstance(tower, nn.Module) else set()
         for part in module.modules():
             rotary = "rotary" in type(part).__name__.lower() and part not in seeing
@@ -64,53 +62,40 @@ class DropTokens:
             self._hooks.pop().remove()
         self._longest = 0
 
-    def begin(self, moment: Moment) -> None:
+    def begin(self, info: StepInfo) -> None:
         """Notes which forward this is."""
-        self._moment = moment
+        self._info = info
 
-    def before(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Puts places in the stead of labels."""
-        ids = given["input_ids"]
-        if not self._moment.training or given.get("images") is None or ids is None:
-            return given
-        places = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape).contiguous()
-        mask = torch.ones_like(ids, dtype=torch.bool) if given["attention_mask"] is None else given["attention_mask"]
-        return {**given, "labels": places, "attention_mask": mask}
-
-    def after(self, prepared: Prepared, given: dict[str, Any]) -> Prepared:
-        """Drops tokens, and puts the labels where their tokens went."""
-        if not self._moment.training or given.get("images") is None or given["input_ids"] is None:
+    def prepared(self, prepared: Prepared) -> Prepared:
+        """Drops columns of visual tokens; see `token_drop`."""
+        if not self._info.training or prepared.image is None:
             return prepared
-        mask, labels = given["attention_mask"], given["labels"]
-        if prepared.inputs_embeds is None:  # nothing was prepared
-            return prepared._replace(attention_mask=mask, labels=labels)
-        valid, places = prepared.attention_mask.bool(), prepared.labels
-        found = None if labels is None else self._labels(labels, places)
-        keep = choose(valid & (places == IGNORE_INDEX), self.ratio, self.prob, self._generator)
+        keep = choose(prepared.image, self.ratio, self.prob, self._generator)
         if bool(keep.all()):
-            return prepared._replace(attention_mask=prepared.attention_mask if mask is not None else None, labels=found)
-        positions = prepared.position_ids
+            return prepared
+        valid, positions = prepared.attention_mask.bool(), prepared.position_ids
         if positions is None:
             positions = (valid.long().cumsum(1) - 1).clamp(min=0)
         positions = positions.expand(valid.shape)  # LLaVA-NeXT's --use_pos_skipping gives one row for all
         self._longest = max(self._longest, int(positions.max()) + 1)
-        filled = places if found is None else found
-        embeds, filled, valid, positions = shorten(keep, prepared.inputs_embeds, filled, valid, positions, self._left)
+        columns, valid = shorten(keep & valid, self._left)
+        rows = torch.arange(len(keep), device=columns.device)[:, None]
+
+        def taken(values: torch.Tensor, empty: float) -> torch.Tensor:
+            return values[rows, columns].masked_fill(~valid.view(*valid.shape, *[1] * (values.dim() - 2)), empty)
+
         return prepared._replace(
-            position_ids=positions,
+            position_ids=taken(positions, 0),
             attention_mask=valid.to(prepared.attention_mask.dtype),
-            inputs_embeds=embeds,
-            labels=None if found is None else filled,
+            inputs_embeds=taken(prepared.inputs_embeds, 0),
+            labels=None if prepared.labels is None else taken(prepared.labels, IGNORE_INDEX),
+            facts=None if prepared.facts is None else taken(prepared.facts, 0),
+            image=taken(prepared.image, False),
         )
 
-    @staticmethod
-    def _labels(labels: Tensor, places: Tensor) -> Tensor:
-        """Returns the label of each prepared column's token; none for pictures and padding."""
-        return labels.gather(1, places.clamp(min=0)).masked_fill(places < 0, IGNORE_INDEX)
-
-    def _generator(self, row: int) -> Any:
-        moment = self._moment
-        return generator(moment.seed, "visual_token_drop", moment.global_step, moment.micro_step, moment.rank, row)
+    def _generator(self, row: int) -> np.random.Generator:
+        info = self._info
+        return generator(info.seed, "visual_token_drop", info.global_step, info.micro_step, info.rank, row)
 
     def _lengthen(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         if kwargs.get("seq_len") is not None:

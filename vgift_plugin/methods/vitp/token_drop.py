@@ -15,8 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...hosts import IGNORE_INDEX
-
 
 def kept_count(n: int, ratio: float) -> int:
     """Returns ceil((1 - ratio) · n), the ratio taken as written: of 10 tokens, 0.7 leaves 3."""
@@ -42,28 +40,17 @@ def choose(image: Tensor, ratio: float, prob: float, generator_of: Callable[[int
     return keep.to(image.device)
 
 
-def shorten(
-    keep: Tensor, embeds: Tensor, labels: Tensor, mask: Tensor, positions: Tensor, left: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Returns (embeds, labels, mask, positions) without the columns that go, as short as the longest sample allows.
+def shorten(stays: Tensor, left: bool) -> tuple[Tensor, Tensor]:
+    """Returns which columns make the shorter batch, as short as its longest sample allows.
 
     Args:
-        keep: booleans (batch, length).
-        embeds: (batch, length, hidden); gradients flow back into what stays.
-        labels: (batch, length).
-        mask: booleans (batch, length), False for padding.
-        positions: (batch, length); kept as they are, so with gaps.
-        left: whether padding goes to the left; its embeddings and positions are 0.
+        stays: booleans (batch, length), False for what is dropped and for padding.
+        left: whether padding goes to the left.
+
+    Returns:
+        (columns, valid), both (batch, new length): the number of the old column, in order; False where that is padding.
     """
-    stays = keep & mask
     length = int(stays.sum(1).max())
     order = torch.argsort((stays if left else ~stays).to(torch.uint8), dim=1, stable=True)
     columns = order[:, -length:] if left else order[:, :length]
-    rows = torch.arange(len(keep), device=columns.device)[:, None]
-    valid = stays[rows, columns]
-    return (
-        embeds[rows, columns].masked_fill(~valid[..., None], 0),
-        labels[rows, columns].masked_fill(~valid, IGNORE_INDEX),
-        valid,
-        positions[rows, columns].masked_fill(~valid, 0),
-    )
+    return columns, stays.gather(1, columns)

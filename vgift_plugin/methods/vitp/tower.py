@@ -13,7 +13,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from ...errors import ConfigError, HostMismatchError
-from ...hosts.model_hooks import find_host
+from ...hosts.base import Host
 
 logger = logging.getLogger(__name__)
 FLAG = "--tune_vision_tower"
@@ -31,7 +31,8 @@ class TuneTower(TrainerCallback):
     the last norm), so it stays frozen, which data-parallel training needs, and is saved as it was.
     """
 
-    def __init__(self):
+    def __init__(self, host: Host):
+        self.host = host
         self._undo: list[Callable[[], None]] = []
         self._tower: nn.Module | None = None
 
@@ -42,14 +43,14 @@ class TuneTower(TrainerCallback):
             ConfigError: upstream would not save the tower in this kind of run.
             HostMismatchError: the model has no tower where LLaVA has it.
         """
-        host = find_host(model)
-        tower = host.get_vision_tower() if hasattr(host, "get_vision_tower") else None
+        own = self.host.model(model)
+        tower = self.host.vision_tower(own)
         if not isinstance(tower, nn.Module) or not isinstance(getattr(tower, "vision_tower", None), nn.Module):
             raise HostMismatchError(
-                f"{FLAG}: expected {type(host).__name__}.get_vision_tower().vision_tower, found {tower!r}; nothing was "
+                f"{FLAG}: expected {type(own).__name__}.get_vision_tower().vision_tower, found {tower!r}; nothing was "
                 "changed. A fork with a flag of its own for this (TinyLLaVA's --tune_type_vision_tower) needs no other."
             )
-        held = set(map(id, host.parameters()))
+        held = set(map(id, own.parameters()))
         mistakes = []
         if getattr(args, "tune_mm_mlp_adapter", False):
             mistakes.append(f"{FLAG}: with --tune_mm_mlp_adapter LLaVA saves the projector alone; leave one out")
@@ -64,15 +65,14 @@ class TuneTower(TrainerCallback):
         if tower.dtype == torch.float16 and not (args.deepspeed and args.fp16):
             tower.to(torch.float32)  # upstream has it in halves unless in bf16; only DeepSpeed keeps a float32 copy
         unreached, words = beyond(tower)
-        own = list(tower.parameters())
-        for parameter in own:
+        for parameter in tower.parameters():
             parameter.requires_grad_(id(parameter) not in unreached)
-        setattr(host.config, LOADS, True)
+        setattr(own.config, LOADS, True)
         self._tower = tower
         for name in ("forward", "forward_feature"):
             if hasattr(getattr(type(tower), name, None), "__wrapped__"):
                 self._let_through(tower, name)
-        trained = sum(parameter.numel() for parameter in own if id(parameter) not in unreached)
+        trained = sum(parameter.numel() for parameter in tower.parameters() if id(parameter) not in unreached)
         kind = str(tower.dtype).removeprefix("torch.")
         if adapters:
             logger.info("it trains without the %d adapters that peft had put into the vision tower", adapters)
@@ -115,11 +115,11 @@ def _take_adapters(tower: nn.Module) -> int:
     return len(found)
 
 
-def stays_frozen(host: nn.Module) -> bool:
+def stays_frozen(host: Host, model: nn.Module) -> bool:
     """Tells whether nothing in the tower can learn: no parameter asks to, or its forward is under `no_grad`."""
-    tower = host.get_vision_tower() if hasattr(host, "get_vision_tower") else None
+    tower = host.vision_tower(model)
     shut = tower is not None and "forward" not in vars(tower) and hasattr(type(tower).forward, "__wrapped__")
-    return shut or not any(one.requires_grad for name, one in host.named_parameters() if "vision_tower" in name)
+    return shut or not any(one.requires_grad for name, one in model.named_parameters() if "vision_tower" in name)
 
 
 def beyond(tower: nn.Module) -> tuple[set[int], str]:

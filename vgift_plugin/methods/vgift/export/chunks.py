@@ -14,8 +14,8 @@ from PIL import Image
 
 from ....data.files import write_whole
 from ....data.rows import inside
-from ..mixing import Stream
 from ..replay import Replay
+from ..stream import Stream
 
 PARTS = ".parts"
 ROLES = {"human": "user", "gpt": "assistant"}

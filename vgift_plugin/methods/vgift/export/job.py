@@ -18,7 +18,7 @@ from ....data.files import write_whole
 from ....data.records import read_records
 from ....errors import ConfigError
 from ....tasks.registry import task_names
-from ..flags import Flags, counts
+from ..flags import VgiftFlags, counts
 from ..streams import find_replay, streams
 from .chunks import PARTS, Chunk, Export
 
@@ -62,8 +62,8 @@ def export(
         ConfigError: a flag or path is wrong, or the folder holds something else; nothing was written.
     """
     _check(format, n, epoch, jpeg_quality, chunk_size, workers)
-    given = Flags.of(flags)
-    asks = given.resolve()
+    given = VgiftFlags.of(flags)
+    asks = given.tasks()
     if not given.makes_samples:
         raise ConfigError(f"--ssl_tasks is missing; known tasks: {', '.join(task_names())}")
     records = read_records(data_path)

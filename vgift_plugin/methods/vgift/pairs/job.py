@@ -33,7 +33,6 @@ from ....data.journal import Journal, read_journals, require_same
 from ....data.photos import from_folder, open_photo
 from ....data.seeding import generator
 from ....errors import ConfigError, UnsuitableImage
-from ..replay import is_published
 from .features import Encoder, Photo, nearest
 from .listing import SHOWN, Pair, read_pairs
 from .masks import place_labels, read_labels, shared_object
@@ -331,7 +330,7 @@ def make_pairs(
             )
         settings["pairs"] = _digest(listed)
     else:
-        source = from_folder(image_folder, leave_out=is_published)
+        source = from_folder(image_folder)
         names = [source.name(k) for k in range(len(source))]
         settings |= {"photographs": _digest(names), "max_global_similarity": max_global_similarity}
     encoder = Encoder(model, resolution, batch_size, int(os.environ.get("LOCAL_RANK", 0)))

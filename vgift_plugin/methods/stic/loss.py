@@ -8,18 +8,19 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from ..vgift.callbacks import summed, tell
+from ...hosts.model_hooks import Prepared, Step
+from ...hosts.trainer import all_reduced, log_metrics
 from .dpo import Terms, dpo_loss, response_logps
 from .reference import Reference
 
 DIGITS = 6  # rewards are small at the paper's learning rate of 1e-7
 
 
-class PreferenceLoss(TrainerCallback):
+class PreferenceLoss(Step, TrainerCallback):
     """Computes the loss of a batch of pairs, and logs what it is made of beside `loss`.
 
-    As a step of `Inside` it takes the labels from what the host prepared, pictures' places put in and cut to the
-    model's length, and hands none on, so that the host computes no loss of its own.
+    As a step inside the model it takes the labels from what the host prepared (pictures' places put in, cut to the
+    model's length) and hands none on, so that the host computes no loss of its own.
 
     Logged, means over all pairs of all ranks since the last log: `rewards/chosen`, `rewards/rejected`,
     `rewards/margins`, `rewards/accuracies` (share of pairs whose margin is above 0; 0 at the first step, where all
@@ -59,12 +60,12 @@ class PreferenceLoss(TrainerCallback):
             outputs = model(**inputs)
         finally:
             self._taking = False
-        assert self._labels is not None, "Inside must hold this step"
+        assert self._labels is not None, "ModelHooks must hold this step"
         logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
         return response_logps(logits, self._labels), outputs
 
-    def after(self, prepared: Any, given: dict) -> Any:
-        """Takes the labels from what the host prepared; see `Inside`."""
+    def prepared(self, prepared: Prepared) -> Prepared:
+        """Takes the labels from what the host prepared."""
         if not self._taking:
             return prepared
         self._labels = prepared.labels
@@ -91,6 +92,6 @@ class PreferenceLoss(TrainerCallback):
         """Adds the means over all ranks to a training log."""
         if not logs or "loss" not in logs or self._sums is None:
             return
-        (*sums, pairs), self._sums = summed(self._sums), None
+        (*sums, pairs), self._sums = all_reduced(self._sums), None
         values = {name: value / pairs for name, value in zip(self._names[:-1], sums, strict=True)}
-        tell(args, state, logs, values, DIGITS)
+        log_metrics(args, state, logs, values, DIGITS)

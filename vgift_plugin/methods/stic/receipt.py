@@ -11,9 +11,9 @@ from transformers import TrainerCallback
 
 from ...data.files import write_whole
 from ...errors import ConfigError
-from ...hosts.model_hooks import find_host
-from ..vgift.callbacks import is_rank_zero
-from .preference_data import SIDES, Extent
+from ...hosts.base import Host
+from ...hosts.trainer import is_rank_zero
+from .dataset import SIDES, Extent
 
 logger = logging.getLogger(__name__)
 RECEIPT_FILE = "vgift_preferences.json"
@@ -23,12 +23,13 @@ class Receipt(TrainerCallback):
     """Tells before the first step what is cut off and whose pairs these are, and writes `vgift_preferences.json`.
 
     Args:
+        host: the training code's family.
         receipt: what the file will hold, JSON-able.
         extents: of each pair's two responses.
     """
 
-    def __init__(self, receipt: dict[str, Any], extents: list[tuple[Extent, Extent]]):
-        self.receipt, self.extents = receipt, extents
+    def __init__(self, host: Host, receipt: dict[str, Any], extents: list[tuple[Extent, Extent]]):
+        self.host, self.receipt, self.extents = host, receipt, extents
 
     def on_init_end(self, args, state, control, model=None, **kwargs):
         """Counts the responses that `--model_max_length` cuts, once the pictures' tokens are among them.
@@ -40,9 +41,9 @@ class Receipt(TrainerCallback):
             raise ConfigError(
                 "--label_smoothing_factor is for another loss than that of --preference_data: leave it out"
             )
-        host = find_host(model)
-        self._compare_models(str(getattr(host.config, "_name_or_path", "")))
-        limit, more = getattr(host.config, "tokenizer_model_max_length", None), visual_tokens(host)
+        own = self.host.model(model)
+        self._compare_models(str(getattr(own.config, "_name_or_path", "")))
+        limit, more = self.host.token_limit(own), self.host.visual_tokens(own)
         if limit is None or more is None:
             logger.warning("this host does not say how long a row may be: cut responses cannot be counted")
             return
@@ -50,7 +51,7 @@ class Receipt(TrainerCallback):
         cut = {side: sum(pair[k].length + more > limit for pair in self.extents) for k, side in enumerate(SIDES)}
         lost = sum(extent.start + more >= limit for pair in self.extents for extent in pair)
         self.receipt["cut_by_model_max_length"] = cut
-        least = "at least " * str(getattr(host.config, "image_aspect_ratio", "")).startswith("anyres")
+        least = "at least " * str(getattr(own.config, "image_aspect_ratio", "")).startswith("anyres")
         told = (
             f"--model_max_length {limit}, with {least}{more + 1} visual tokens, cuts the end off {cut['chosen']:,} "
             f"preferred and {cut['rejected']:,} other responses of {len(self.extents):,} pairs"
@@ -84,10 +85,3 @@ class Receipt(TrainerCallback):
         if is_rank_zero():
             content = json.dumps(self.receipt, indent=2) + "\n"
             write_whole(Path(args.output_dir, RECEIPT_FILE), content.encode())
-
-
-def visual_tokens(host: Any) -> int | None:
-    """Returns how many places a picture takes (more where the host cuts it into several); None if the host hides it."""
-    tower = host.get_vision_tower()
-    patches = getattr(tower, "num_patches", None)
-    return patches and patches + (getattr(tower, "select_feature", "patch") == "cls_patch")

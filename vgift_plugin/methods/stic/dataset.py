@@ -12,16 +12,17 @@ from typing import Any, NamedTuple
 from PIL import Image
 from tqdm import tqdm
 
-from ...data.proxy import PassesOn
+from ...data.proxy import Proxy
 from ...errors import ConfigError, SelfTestError
 from ...hosts import IGNORE_INDEX
-from ...hosts.self_test import SAMPLES, without_template
-from ...hosts.view import OneRecordView, lossless_file
-from ..vgift.callbacks import is_rank_zero
+from ...hosts.base import ChatTemplate, Host
+from ...hosts.encoder import lossless_file
+from ...hosts.trainer import is_rank_zero
 
 logger = logging.getLogger(__name__)
 CHOSEN, REJECTED = SIDES = ("chosen", "rejected")
 MASKED = "the host masks all its labels"
+TESTED = 4  # pairs
 
 
 class Extent(NamedTuple):
@@ -43,20 +44,21 @@ class PreferenceDataset:
     A pure function of i. The picture is opened by the host, clean: corruption was for writing the response alone.
 
     Args:
+        host: the training code's family.
         base: the host's dataset; it is not changed, and its own records are not used.
         rows: of a preference file.
         extents: of each row's two responses, in the order of SIDES.
     """
 
-    def __init__(self, base: Any, rows: Sequence[dict], extents: Sequence[tuple[Extent, Extent]]):
-        self.view, self.rows, self.extents = OneRecordView(base), rows, extents
+    def __init__(self, host: Host, base: Any, rows: Sequence[dict], extents: Sequence[tuple[Extent, Extent]]):
+        self.host, self.base, self.rows, self.extents = host, base, rows, extents
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.rows[index]
-        return {side: self.view.of(record_of(row, side))[0] for side in SIDES}
+        return {side: self.host.one_record(self.base, record_of(row, side))[0] for side in SIDES}
 
     @property
     def lengths(self) -> list[int]:
@@ -69,11 +71,11 @@ class PreferenceDataset:
         return self.lengths
 
 
-class PairCollator(PassesOn):
+class PairCollator(Proxy):
     """The host's own data collator on the two rows of every pair: all preferred ones first, then the others.
 
     Args:
-        base: the host's; what else is asked of this object is asked of it, and batches without pairs go there.
+        base: the host's, for batches without pairs too.
     """
 
     def __init__(self, base: Callable[[Sequence[dict]], dict]):
@@ -101,7 +103,9 @@ def require_images(rows: Sequence[dict], image_folder: str | None) -> None:
         )
 
 
-def measured(base: Any, rows: Sequence[dict]) -> tuple[list[dict], list[tuple[Extent, Extent]], Counter[str]]:
+def measured(
+    host: Host, base: Any, rows: Sequence[dict]
+) -> tuple[list[dict], list[tuple[Extent, Extent]], Counter[str]]:
     """Sends the words of every row through the host, with one small picture for all.
 
     Returns:
@@ -111,10 +115,10 @@ def measured(base: Any, rows: Sequence[dict]) -> tuple[list[dict], list[tuple[Ex
     small = copy.copy(base)
     small.data_args = copy.copy(base.data_args)
     small.data_args.image_processor = _SeesOnce(base.data_args.image_processor)
-    view, kept, extents, left_out = OneRecordView(small), [], [], Counter()
+    kept, extents, left_out = [], [], Counter()
     with lossless_file(Image.new("RGB", (8, 8))) as picture:
         for row in tqdm(rows, desc="pairs, their lengths", unit="", disable=not is_rank_zero(), leave=False):
-            items = [view.of({**record_of(row, side), "image": picture})[0] for side in SIDES]
+            items = [host.one_record(small, {**record_of(row, side), "image": picture})[0] for side in SIDES]
             taught = [(item["labels"] != IGNORE_INDEX).nonzero() for item in items]
             if all(len(places) for places in taught):
                 kept.append(row)
@@ -125,7 +129,7 @@ def measured(base: Any, rows: Sequence[dict]) -> tuple[list[dict], list[tuple[Ex
     return kept, extents, left_out
 
 
-class _SeesOnce(PassesOn):
+class _SeesOnce(Proxy):
     """The host's image processor, which works on the first picture and returns the same for all others."""
 
     def __init__(self, base: Any):
@@ -140,27 +144,24 @@ class _SeesOnce(PassesOn):
         return self.base(*args, **kwargs)
 
 
-def self_test(dataset: PreferenceDataset, tokenizer: Any, conversation: Any) -> None:
+def self_test(dataset: PreferenceDataset, tokenizer: Any, template: ChatTemplate) -> None:
     """Sends the first pairs through the host: the unmasked labels must decode to the responses.
 
     Args:
         dataset: the pairs.
         tokenizer: the run's.
-        conversation: the run's chat template, None where the host keeps it elsewhere.
+        template: the run's.
 
     Raises:
         SelfTestError: naming row and tokenizer, and what was found.
     """
-
-    def words(text: str) -> str:
-        return without_template(text, conversation, tokenizer)
-
-    for index in range(min(SAMPLES, len(dataset))):
+    for index in range(min(TESTED, len(dataset))):
         row, items = dataset.rows[index], dataset[index]
         for side in SIDES:
             labels = items[side]["labels"]
-            found = words(tokenizer.decode(labels[labels != IGNORE_INDEX].tolist(), skip_special_tokens=True))
-            if found != words(row[side]):
+            found = tokenizer.decode(labels[labels != IGNORE_INDEX].tolist(), skip_special_tokens=True)
+            found = template.without_markers(found)
+            if found != template.without_markers(row[side]):
                 raise SelfTestError(
                     f"--preference_data, row {row['id']!r} with tokenizer {type(tokenizer).__name__} "
                     f"({getattr(tokenizer, 'name_or_path', '?')}): the labels decode to {found!r} instead of the "

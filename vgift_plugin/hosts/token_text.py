@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
-from .sentences import Span
+Span = tuple[int, int]  # start and end, in characters
 
 BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 SPACE = "\u2581"  # sentencepiece's
@@ -24,8 +24,8 @@ def byte_alphabet() -> dict[str, int]:
     return {chr(byte): byte for byte in printing} | {chr(0x100 + k): byte for k, byte in enumerate(others)}
 
 
-class Pieces:
-    """One tokenizer's tokens as bytes: slow or fast, sentencepiece with bytes for rare characters, or byte-level BPE.
+class TokenText:
+    """Texts of one tokenizer's tokens: slow or fast, sentencepiece with bytes for rare characters, or byte-level BPE.
 
     Args:
         tokenizer: any of transformers'.
@@ -43,7 +43,7 @@ class Pieces:
         """Returns the text of tokens, and for each of them which characters it stands for, as (start, end).
 
         A character written by several tokens belongs to each of them. Bytes that make no whole character (a sequence
-        cut off in the middle of one) stay as lone surrogates. A negative id, LLaVA's image, has no text.
+        cut off in the middle of one) stay as lone surrogates. A negative id, a picture's place, has no text.
         """
         pieces = self._bytes(ids)
         data = b"".join(pieces)

@@ -1,0 +1,119 @@
+"""What the plugin asks a training code, and asks nowhere else. One object a family, listed in `hosts.HOSTS`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Protocol
+
+# Looked up by every host's `train()` as globals of its module; the plugin replaces them.
+ARGUMENTS, MAKE = "DataArguments", "make_supervised_data_module"
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """The chat template of a run.
+
+    Attributes:
+        names: under which the host knows it; the first is what `--version` takes.
+        markers: role markers and separators; some templates supervise them beside the answer.
+    """
+
+    names: tuple[str, ...]
+    markers: tuple[str, ...] = ()
+
+    def without_markers(self, text: str) -> str:
+        """Returns decoded labels without role markers and separators, white space folded."""
+        for marker in filter(None, (marker.strip() for marker in self.markers)):
+            text = text.replace(marker, " ")
+        return " ".join(text.split())
+
+
+class TextPath:
+    """How a host words and tokenises a record, without its picture; picklable."""
+
+    def __call__(self, record: dict) -> dict[str, Any]:
+        """Returns {"input_ids": (length,), "labels": (length,)}."""
+        raise NotImplementedError
+
+    def ids(self, record: dict) -> list[int]:
+        """Returns the ids of a record."""
+        return self(record)["input_ids"].tolist()
+
+
+class Host(Protocol):
+    """One family of training codes.
+
+    Attributes:
+        name: as users call it.
+        packages: import names of the package that trains.
+        modules: training modules that are attached to as soon as they are imported.
+        prepare: name of the model's method that turns token ids and pictures into embeddings; "" where the model's
+            forward does that itself.
+        trainer_name: the global under which `train()` looks up its trainer class.
+    """
+
+    name: str
+    packages: tuple[str, ...]
+    modules: tuple[str, ...]
+    prepare: str
+    trainer_name: str
+
+    # The module that trains
+    def missing(self, module: ModuleType) -> list[str]:
+        """Returns what a module lacks to be this host's, one sentence each; empty where it is."""
+
+    def trainer(self, module: ModuleType) -> type:
+        """Returns the trainer class that `train()` will make; HostMismatchError where it cannot be reached."""
+
+    # One run
+    def tokenizer(self, arguments: Mapping[str, Any]) -> Any:
+        """Returns the tokenizer among the arguments of `make_supervised_data_module`."""
+
+    def sees(self, data_args: Any) -> bool:
+        """Tells whether the run's model looks at pictures."""
+
+    def records(self, dataset: Any) -> Sequence[dict]:
+        """Returns the base records; they are not copied."""
+
+    def image_folder(self, data_args: Any) -> str | None:
+        """Returns what the records' pictures are relative to."""
+
+    def source(self, data_args: Any) -> str:
+        """Returns what to call the base records in the mix table."""
+
+    def length_attributes(self, dataset: Any) -> tuple[str, ...]:
+        """Returns which of `lengths` and its likes the host's samplers ask its dataset for."""
+
+    # From a record to an item
+    def one_record(self, dataset: Any, record: dict) -> Any:
+        """Returns a copy of the dataset that has this one record, whose pictures have absolute paths."""
+
+    def crop_canvas(self, dataset: Any) -> tuple[int, int, int] | None:
+        """Returns the colour to pad a picture to a square with, where the host would cut its borders off; else None."""
+
+    def seen_px(self, data_args: Any) -> tuple[int, str]:
+        """Returns the longest side at which a picture is looked at (0 if unknown) and that in words."""
+
+    def text_path(self, dataset: Any, tokenizer: Any, limit: int) -> TextPath:
+        """Returns how the host words and tokenises a record, without its picture, `limit` tokens at most."""
+
+    def template(self, module: ModuleType, data_args: Any, tokenizer: Any) -> ChatTemplate:
+        """Returns the run's chat template."""
+
+    # The model
+    def model(self, model: Any) -> Any:
+        """Returns the host's own model inside whatever wraps it; HostMismatchError where there is none."""
+
+    def vision_tower(self, model: Any) -> Any:
+        """Returns the module that holds the vision tower; None where there is none."""
+
+    def projector(self, model: Any) -> Any:
+        """Returns what turns the tower's features into embeddings; None where it has another name."""
+
+    def visual_tokens(self, model: Any) -> int | None:
+        """Returns how many tokens a picture takes (more where it is cut into several); None if that is unknown."""
+
+    def token_limit(self, model: Any) -> int | None:
+        """Returns how many tokens a row may have; None if that is unknown or unlimited."""

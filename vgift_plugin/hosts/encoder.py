@@ -1,0 +1,79 @@
+"""From a record or a sample to the host's own item: it goes through the host's own `__getitem__`."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from ..tasks.registry import get_task
+from ..tasks.task import Sample
+from .base import Host
+
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # None is the system's folder of temporary files
+SAMPLE_PREFIX = "vgift-sample-"
+
+
+class Encoder:
+    """Encodes records as the host's dataset does: as the only record of a copy of it, whose picture is a lossless file.
+
+    So padding, tiles, chat template, tokenizer and extra keys are the host's.
+
+    Args:
+        host: the training code's family.
+        dataset: the host's dataset; it is not changed.
+    """
+
+    def __init__(self, host: Host, dataset: Any):
+        self.host, self.dataset = host, dataset
+
+    def sample(self, sample: Sample, name: str) -> Any:
+        """Returns the host's item for a sample: in LLaVA a dict with input_ids, labels and image."""
+        return self.record(sample.record(f"vgift-{name}", f"{name}.ppm"), [self.picture(sample)])
+
+    def picture(self, sample: Sample) -> Image.Image:
+        """Returns the sample's picture, on a square canvas where it must be seen whole and the host would crop it."""
+        color = self.host.crop_canvas(self.dataset) if get_task(sample.task).whole else None
+        return sample.image if color is None else ImageOps.pad(sample.image, (max(sample.image.size),) * 2, color=color)
+
+    def record(self, record: dict, pictures: Sequence[Image.Image]) -> Any:
+        """Returns the host's item for a record with these pictures in the place of its own."""
+        if not pictures:
+            return self.host.one_record(self.dataset, record)[0]
+        with ExitStack() as files:
+            paths = [files.enter_context(lossless_file(picture)) for picture in pictures]
+            image = paths if isinstance(record["image"], list) else paths[0]
+            return self.host.one_record(self.dataset, {**record, "image": image})[0]
+
+    def lengths(self, sample: Sample) -> dict[str, int]:
+        """Returns the length attributes that the host's dataset has, for this sample alone."""
+        one = self.host.one_record(self.dataset, sample.record("vgift-length", "image.ppm"))
+        return {name: getattr(one, name)[0] for name in self.host.length_attributes(self.dataset)}
+
+
+@contextmanager
+def lossless_file(image: Image.Image) -> Iterator[str]:
+    """Yields the path of a PPM file that holds the image bit by bit, for as long as the block runs.
+
+    It lies in memory (/dev/shm; about 1 ms), on disk where the system has no such folder. It has a real name, unlike a
+    memfd's /proc/self/fd/N, which Pillow 10.4 resolves to a name that cannot be opened.
+    """
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    with tempfile.NamedTemporaryFile(prefix=SAMPLE_PREFIX, suffix=".ppm", dir=MEMORY) as file:
+        image.save(file, "PPM")
+        file.flush()
+        yield file.name
+
+
+def remove_stale_files(folder: str | None = MEMORY, older_than_s: float = 3600) -> None:
+    """Removes files of samples that killed workers left in memory, far older than a sample lives."""
+    for path in Path(folder).glob(f"{SAMPLE_PREFIX}*.ppm") if folder else ():
+        with suppress(OSError):  # another user's, or just removed by another rank
+            if time.time() - path.stat().st_mtime > older_than_s:
+                path.unlink()

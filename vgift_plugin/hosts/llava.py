@@ -1,0 +1,239 @@
+"""LLaVA-1.5 and the forks that keep its training module: LLaVA-NeXT, V-GIFT's."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import inspect
+import io
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from types import ModuleType
+from typing import Any
+
+from ..data.records import has_picture
+from ..errors import ConfigError, HostMismatchError
+from .base import ARGUMENTS, MAKE, ChatTemplate, TextPath
+
+CLIP = {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}  # clip-vit-large-patch14-336
+
+
+class LLaVA:
+    """LLaVA-1.5. See `base.Host` for each question."""
+
+    name = "LLaVA"
+    packages: tuple[str, ...] = ("llava",)
+    modules: tuple[str, ...] = ("llava.train.train",)
+    prepare = "prepare_inputs_labels_for_multimodal"
+    trainer_name = "LLaVATrainer"
+    make_parameters: tuple[str, ...] = ("tokenizer", "data_args")
+
+    def missing(self, module: ModuleType) -> list[str]:
+        problems = []
+        arguments, make = getattr(module, ARGUMENTS, None), getattr(module, MAKE, None)
+        if not (isinstance(arguments, type) and is_dataclass(arguments)):
+            problems.append(f"{ARGUMENTS}: expected a dataclass, found {arguments!r}")
+        elif absent := {"data_path", "image_folder"} - {f.name for f in fields(arguments)}:
+            problems.append(f"{ARGUMENTS}: expected the fields data_path and image_folder, {sorted(absent)} missing")
+        parameters = ", ".join(self.make_parameters)
+        if not callable(make):
+            problems.append(f"{MAKE}: expected a function of ({parameters}), found {make!r}")
+        elif not set(self.make_parameters) <= set(inspect.signature(make).parameters):
+            problems.append(f"{MAKE}: expected the parameters ({parameters}), found {inspect.signature(make)}")
+        train = getattr(module, "train", None)
+        if inspect.isfunction(train):  # absent while the module is still being executed
+            unused = [name for name in (ARGUMENTS, MAKE) if name not in train.__code__.co_names]
+            problems += [f"{name}: expected train() to look it up as a global, it does not" for name in unused]
+        return problems
+
+    def trainer(self, module: ModuleType) -> type:
+        from transformers import Trainer
+
+        trainer, train = getattr(module, self.trainer_name, None), getattr(module, "train", None)
+        if not (isinstance(trainer, type) and issubclass(trainer, Trainer)):
+            problem = f"expected a subclass of transformers.Trainer, found {trainer!r}"
+        elif getattr(train, "__globals__", None) is vars(module) and self.trainer_name not in train.__code__.co_names:
+            problem = "expected train() to look it up as a global, it does not"
+        else:
+            return trainer
+        raise HostMismatchError(
+            f"the trainer of {getattr(module, '__file__', None) or module.__name__} cannot be reached:\n"
+            f"  - {self.trainer_name}: {problem}\nNothing was changed."
+        )
+
+    def tokenizer(self, arguments: Mapping[str, Any]) -> Any:
+        return arguments["tokenizer"]
+
+    def sees(self, data_args: Any) -> bool:
+        return bool(getattr(data_args, "is_multimodal", False))
+
+    def records(self, dataset: Any) -> Sequence[dict]:
+        return dataset.list_data_dict
+
+    def image_folder(self, data_args: Any) -> str | None:
+        return data_args.image_folder
+
+    def source(self, data_args: Any) -> str:
+        return str(data_args.data_path)
+
+    def length_attributes(self, dataset: Any) -> tuple[str, ...]:
+        return ("lengths", "modality_lengths")
+
+    def one_record(self, dataset: Any, record: dict) -> Any:
+        view = copy.copy(dataset)
+        if view.data_args.image_folder is None:  # the host joins it with the path
+            view.data_args = copy.copy(view.data_args)
+            view.data_args.image_folder = ""
+        view.list_data_dict = [record]
+        return view
+
+    def crop_canvas(self, dataset: Any) -> tuple[int, int, int] | None:
+        """The processor's mean, as LLaVA pads with. `--image_aspect_ratio pad` shows all of a picture, and so do the
+        anyres ways of forks; `square`, LLaVA's default, cuts off what CLIP's centre crop does."""
+        arguments = dataset.data_args
+        processor = getattr(arguments, "image_processor", None)
+        square = getattr(arguments, "image_aspect_ratio", "square") == "square"
+        if not square or not getattr(processor, "do_center_crop", False):
+            return None
+        red, green, blue = (int(255 * mean) for mean in processor.image_mean)
+        return red, green, blue
+
+    def seen_px(self, data_args: Any) -> tuple[int, str]:
+        crop = getattr(getattr(data_args, "image_processor", None), "crop_size", None)
+        seen = max(crop.values()) if isinstance(crop, dict) else 0
+        if str(getattr(data_args, "image_aspect_ratio", "")).startswith("anyres"):
+            return 2 * max(seen, 1), "anyres, which sees more"
+        return seen, f"{seen} px"
+
+    def text_path(self, dataset: Any, tokenizer: Any, limit: int) -> TextPath:
+        return FunctionsTextPath(dataset, tokenizer, limit)
+
+    def template(self, module: ModuleType | None, data_args: Any, tokenizer: Any) -> ChatTemplate:
+        library = getattr(module, "conversation_lib", None)
+        current = getattr(library, "default_conversation", None)
+        names = tuple(name for name, one in getattr(library, "conv_templates", {}).items() if one is current)
+        unnamed = getattr(current, "version", None) or getattr(data_args, "conv_version", "?")
+        return ChatTemplate(names or (str(unnamed),), () if current is None else markers(current, tokenizer))
+
+    def model(self, model: Any) -> Any:
+        for module in model.modules():
+            if hasattr(type(module), self.prepare):  # the class, since peft's wrapper forwards every attribute
+                return module
+        raise HostMismatchError(
+            f"{type(model).__name__}: expected a model with {self.prepare}, as {self.name} has, and found none inside "
+            "it. Leave out the flags that act inside the model (--visual_token_drop, …); nothing was changed."
+        )
+
+    def vision_tower(self, model: Any) -> Any:
+        return model.get_vision_tower() if hasattr(model, "get_vision_tower") else None
+
+    def projector(self, model: Any) -> Any:
+        inner = model.get_model() if hasattr(model, "get_model") else model
+        return getattr(inner, "mm_projector", None)
+
+    def visual_tokens(self, model: Any) -> int | None:
+        tower = self.vision_tower(model)
+        patches = getattr(tower, "num_patches", None)
+        return patches and patches + (getattr(tower, "select_feature", "patch") == "cls_patch")
+
+    def token_limit(self, model: Any) -> int | None:
+        return getattr(model.config, "tokenizer_model_max_length", None)
+
+
+def markers(conversation: Any, tokenizer: Any) -> tuple[str, ...]:
+    """Returns role markers and separators of one of LLaVA's templates, as decoded labels may show them."""
+
+    def words(role: str) -> str:
+        """What skipping special tokens leaves of a role marker: `assistant` of `<|im_start|>assistant`."""
+        return tokenizer.decode(tokenizer(role, add_special_tokens=False).input_ids, skip_special_tokens=True)
+
+    roles = [*conversation.roles, *map(words, conversation.roles)]
+    every = [*(f"{role}:" for role in roles), *roles, conversation.sep, conversation.sep2]
+    return tuple(marker for marker in every if marker)
+
+
+class FunctionsTextPath(TextPath):
+    """LLaVA's `preprocess_multimodal` and `preprocess`, globals of the module that a dataset is from.
+
+    Args:
+        dataset: the host's.
+        tokenizer: the run's; it is not changed.
+        limit: tokens of a record at most.
+
+    Raises:
+        HostMismatchError: the module has no such functions.
+    """
+
+    def __init__(self, dataset: Any, tokenizer: Any, limit: int):
+        self.dataset = dataset
+        self.tokenizer = copy.copy(tokenizer)
+        self.tokenizer.model_max_length = limit
+        self._functions()
+
+    def _functions(self) -> tuple[Any, Any]:
+        """Looked up anew each time, for functions of a main program do not cross to a spawned worker."""
+        for kind in type(self.dataset).__mro__:
+            found = getattr(vars(kind).get("__getitem__"), "__globals__", {})
+            if callable(found.get("preprocess")) and callable(found.get("preprocess_multimodal")):
+                return found["preprocess_multimodal"], found["preprocess"]
+        raise HostMismatchError(
+            f"--instruct_loss: {type(self.dataset).__module__}.{type(self.dataset).__name__} words its records in "
+            "another way than LLaVA: expected the functions preprocess and preprocess_multimodal in its module"
+        )
+
+    def __call__(self, record: dict) -> dict[str, Any]:
+        """Returns input_ids and labels. What the host prints about a record is not shown a second time."""
+        multimodal, text = self._functions()
+        turns = copy.deepcopy(record["conversations"])
+        with contextlib.redirect_stdout(io.StringIO()):
+            picture = has_picture(record)
+            sources = multimodal([turns], self.dataset.data_args) if picture else [turns]
+            made = text(sources, self.tokenizer, has_image=picture)
+        return {name: made[name][0] for name in ("input_ids", "labels")}
+
+
+def upstream_dataset(
+    data_path: str,
+    image_folder: str,
+    llm: str,
+    tower: str | None,
+    aspect: str = "pad",
+    version: str = "v1",
+    model_max_length: int = 2048,
+) -> Any:
+    """Returns upstream's own dataset, as its training makes it, without a training run around it.
+
+    Args:
+        data_path: LLaVA records.
+        image_folder: what their pictures are relative to.
+        llm: whose tokenizer; a name or folder.
+        tower: whose image processor; by default CLIP's own at 336 px, which needs no download.
+        aspect: `--image_aspect_ratio`.
+        version: `--version`, the chat template.
+        model_max_length: `--model_max_length`.
+
+    Raises:
+        ConfigError: there is no such template.
+    """
+    from transformers import AutoTokenizer, CLIPImageProcessor
+
+    host = importlib.import_module(LLaVA.modules[0])
+    templates = host.conversation_lib.conv_templates
+    if version not in templates:
+        raise ConfigError(f"--version {version}: LLaVA has no such chat template, but {', '.join(templates)}")
+    options = {"model_max_length": model_max_length, "padding_side": "right", "use_fast": False}
+    tokenizer = AutoTokenizer.from_pretrained(llm, **options)
+    tokenizer.pad_token = tokenizer.unk_token
+    host.conversation_lib.default_conversation = templates[version]
+    processor = CLIPImageProcessor(**CLIP) if tower is None else CLIPImageProcessor.from_pretrained(tower)
+    arguments = Namespace(
+        image_folder=image_folder,
+        image_aspect_ratio=aspect,
+        image_processor=processor,
+        is_multimodal=True,
+        mm_use_im_start_end=False,
+        data_path=data_path,
+    )
+    return host.LazySupervisedDataset(data_path, tokenizer, arguments)

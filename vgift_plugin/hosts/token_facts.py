@@ -1,0 +1,97 @@
+"""What is known of each token beside its label: which task it is of, and whether it is an instruction's.
+
+One int64 tensor of the labels' shape: 2 × task + instruction, where task is 0 for the host's own records and 1, 2, …
+for self-supervised tasks. It rides in a key of its own, beside the labels and never inside them. Where the host moves
+labels (it pads a batch, or puts pictures between tokens) the facts have to move along. So for that one call the host is
+given *places* in the stead of labels; wherever it puts a place, there go the label and the facts of that place.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..data.proxy import Proxy
+from . import IGNORE_INDEX
+
+KEY = "vgift_token_facts"
+
+
+class Tokens(NamedTuple):
+    """Labels as the model's loss takes them, and what is known of each; all of one shape, (batch, length).
+
+    Attributes:
+        labels: IGNORE_INDEX where there is no loss.
+        task: 0 for base records; None where the batch carries no facts.
+        instruction: booleans; None likewise.
+    """
+
+    labels: Tensor
+    task: Tensor | None
+    instruction: Tensor | None
+
+    @classmethod
+    def of(cls, labels: Tensor, facts: Tensor | None) -> Tokens:
+        """Reads facts."""
+        return cls(labels, None, None) if facts is None else cls(labels, facts >> 1, (facts & 1).bool())
+
+
+def with_facts(item: Any, task: int | None = None, instruction: Tensor | None = None) -> Any:
+    """Returns a copy of a host's item with facts added; all else in it is the same object.
+
+    Args:
+        item: a mapping with `labels`.
+        task: the task's number; None leaves it.
+        instruction: booleans of the labels' shape; None leaves them.
+    """
+    facts = item[KEY] if KEY in item else torch.zeros_like(item["labels"])
+    if task is not None:
+        facts = (facts & 1) + 2 * task
+    if instruction is not None:
+        facts = (facts >> 1) * 2 + instruction.to(facts.dtype)
+    item = copy.copy(item)
+    item[KEY] = facts
+    return item
+
+
+def move(values: Tensor, places: Tensor, empty: int) -> Tensor:
+    """Returns `values.flatten()[places]`, and `empty` where a place is negative."""
+    return values.flatten()[places.clamp(min=0)].masked_fill(places < 0, empty)
+
+
+class TokenFactsCollator(Proxy):
+    """The host's collator, and the facts of its batches under `KEY`, of the labels' shape, padded or flattened alike.
+
+    Attributes:
+        base: the host's. What it makes of all else is not changed.
+        carries: whether batches get the key. `ModelHooks`, which take it out again before the model, set it while they
+            are attached; the model itself does not know the key.
+    """
+
+    def __init__(self, base: Callable[[Sequence[Any]], Any]):
+        self.base, self.carries = base, False
+
+    def __call__(self, instances: Sequence[Any]) -> Any:
+        """Returns the batch."""
+        labels = torch.cat([one["labels"].flatten() for one in instances])
+        facts = torch.cat(
+            [(one[KEY] if KEY in one else torch.zeros_like(one["labels"])).flatten() for one in instances]
+        )
+        placed, start = [], 0
+        for one in instances:
+            one = copy.copy(one)
+            one.pop(KEY, None)
+            end = start + one["labels"].numel()
+            if self.carries:
+                one["labels"] = torch.arange(start, end).view_as(one["labels"])
+            start = end
+            placed.append(one)
+        batch = self.base(placed)
+        if self.carries:
+            places = batch["labels"]  # the host fills up with IGNORE_INDEX, which is negative
+            batch["labels"], batch[KEY] = move(labels, places, IGNORE_INDEX), move(facts, places, 0)
+        return batch

@@ -1,0 +1,68 @@
+"""One training run, as the plans of the methods change it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+from ..hosts.base import Host
+from ..hosts.encoder import Encoder
+from ..hosts.model_hooks import ModelHooks, Step
+from ..hosts.token_facts import TokenFactsCollator
+
+
+@dataclass
+class Run:
+    """One training run, after the host made its data module and before its trainer exists. Plans change it.
+
+    Attributes:
+        host: the training code's family.
+        module: the module that trains.
+        tokenizer: the run's.
+        data_args: the host's data arguments.
+        data_module: what the host's trainer gets as keyword arguments; the host's own object until something changes.
+        flags: {flag: value} of all methods' flags that are not at their defaults.
+        all_flags: {flag: value} of all methods' flags.
+        replaced: {name: object} of globals of `module` to be replaced until the trainer is made.
+        base: the host's own training set.
+        encoder: makes the host's items.
+        train_encoder: the same for what is trained on; a method may put one with other labels in its place.
+    """
+
+    host: Host
+    module: ModuleType
+    tokenizer: Any
+    data_args: Any
+    data_module: dict[str, Any]
+    flags: dict[str, Any] = field(default_factory=dict)
+    all_flags: dict[str, Any] = field(default_factory=dict)
+    replaced: dict[str, Any] = field(default_factory=dict)
+    _hooks: ModelHooks | None = None
+
+    def __post_init__(self):
+        self.base = self.dataset
+        self.encoder = Encoder(self.host, self.base)
+        self.train_encoder = self.encoder
+
+    @property
+    def dataset(self) -> Any:
+        """The training set, as wrapped so far; `base` is the host's own."""
+        return self.data_module["train_dataset"]
+
+    def change(self, **parts: Any) -> None:
+        """Replaces parts of what the trainer gets."""
+        self.data_module = {**self.data_module, **parts}
+
+    def add_callbacks(self, *callbacks: Any) -> None:
+        """Adds callbacks of the trainer, after those that are there."""
+        self.change(callbacks=[*self.data_module.get("callbacks", ()), *callbacks])
+
+    def add_step(self, step: Step) -> None:
+        """Lets a step act inside the model while it trains, and facts about tokens travel to it; see `ModelHooks`."""
+        if self._hooks is None:
+            collator = TokenFactsCollator(self.data_module["data_collator"])
+            self._hooks = ModelHooks(self.host, [], collator)
+            self.change(data_collator=collator)
+            self.add_callbacks(self._hooks)
+        self._hooks.steps.append(step)

@@ -1,0 +1,61 @@
+"""The flags of all methods together: which are wanted, and every mistake in one message."""
+
+from __future__ import annotations
+
+from dataclasses import Field, fields
+from typing import Any
+
+from ..errors import ConfigError
+from . import METHODS, Method
+from .base import MethodFlags
+
+
+class Settings:
+    """All methods with their flags.
+
+    Args:
+        source: an object or a mapping that holds (some of) the flags as attributes or keys.
+    """
+
+    def __init__(self, source: Any):
+        self.methods: list[tuple[Method, MethodFlags]] = [(method, method.Flags.of(source)) for method in METHODS]
+
+    def wanted(self) -> list[tuple[Method, MethodFlags]]:
+        """Returns the methods that the flags ask for, in the order in which they are applied."""
+        return [(method, flags) for method, flags in self.methods if method.wanted(flags)]
+
+    def words(self) -> str:
+        """Returns in words what is asked for; empty where that is nothing."""
+        return " and ".join(method.wanted(flags) for method, flags in self.wanted())
+
+    def changed(self) -> dict[str, Any]:
+        """Returns {flag: value} of all flags that are not at their defaults."""
+        return {name: value for _, flags in self.methods for name, value in flags.changed().items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns {flag: value}, JSON-able."""
+        return {name: value for _, flags in self.methods for name, value in flags.as_dict().items()}
+
+    def check(self) -> None:
+        """Raises ConfigError with every mistake in the flags and in the files they name."""
+        mistakes = [mistake for _, flags in self.methods for mistake in flags.mistakes()]
+        for method, flags in self.wanted():
+            others = [name for name in self.changed() if name not in {one.name for one in fields(flags)}]
+            if method.alone and others:
+                given = ", ".join(f"--{name}" for name in others)
+                mistakes.append(
+                    f"{method.wanted(flags)} goes without {given}: it trains on pairs alone, with a loss of its own; "
+                    "mix samples in when you fine-tune afterwards"
+                )
+        if mistakes:
+            raise ConfigError.of(mistakes)
+
+
+def all_fields() -> list[Field]:
+    """Returns the fields of all methods' flags."""
+    return [one for method in METHODS for one in fields(method.Flags)]
+
+
+def all_paths() -> list[str]:
+    """Returns the flags that name a file or a folder."""
+    return [name for method in METHODS for name in method.Flags.PATHS]

@@ -1,0 +1,148 @@
+"""V-GIFT's release (arXiv 2604.12966): its metadata files, how their rows are read, its pictures' names."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ...data.photos import PUBLISHED
+from ...tasks.color import Color
+from ...tasks.photo_pairs import PUBLISHED_MARKER, PhotoPairs, marks
+from ...tasks.rotation import ANGLES_DEG, Rotation
+from ...tasks.task import Params, Task
+from .rows import RowFormat
+
+PHOTOS = ("coco/train2017", "COCO/images/train2017")  # below the image folder: LLaVA's place, and the release's
+COLOR_SIZE_PX = 512
+
+
+@dataclass(frozen=True)
+class PublishedTask:
+    """One task of the release.
+
+    Attributes:
+        task: the task whose samples were published.
+        format: how a row of its metadata is read.
+        files: the metadata's file names, the preferred one first.
+        parts: what follows a row's id in the names of its pictures: one of these, `_` before and `.jpg` after it.
+    """
+
+    task: type[Task]
+    format: RowFormat
+    files: tuple[str, ...]
+    parts: frozenset[str] = field(default_factory=frozenset)
+
+    def metadata(self, folder: str) -> list[Path]:
+        """Returns those of the files that a folder holds."""
+        return [Path(folder, name) for name in self.files if Path(folder, name).is_file()]
+
+
+def _rotation(task: Rotation, row: Mapping, rng: np.random.Generator) -> Params:
+    """Reads id, source_image, rotation_degrees."""
+    angle = row["rotation_degrees"]
+    if angle not in ANGLES_DEG:
+        raise ValueError(f"rotation_degrees is {angle!r}, not 0, 90, 180 or 270")
+    return {"angle_deg": angle, "crop": None, "size_px": None, "wording": task.draw_wording(rng)}
+
+
+def _color(task: Color, row: Mapping, rng: np.random.Generator) -> Params:
+    """Reads id, source_image, points (label, x, y, original_color), shuffled_colors, answer_mapping."""
+    marked, slots = row["points"], row["answer_mapping"]
+    letters = list(string.ascii_uppercase[: len(marked)])
+    if [point["label"] for point in marked] != letters:
+        raise ValueError(f"points are labelled {[point['label'] for point in marked]}, not {letters}")
+    if sorted(slots.values()) != list(range(1, len(marked) + 1)):
+        raise ValueError(f"answer_mapping {slots} does not number the points from 1 to {len(marked)}")
+    order = sorted(range(len(marked)), key=lambda k: slots[letters[k]])
+    colors = [point["original_color"] for point in marked]
+    if row["shuffled_colors"] != [colors[k] for k in order]:
+        raise ValueError("shuffled_colors and answer_mapping contradict each other")
+    return {
+        "size_px": COLOR_SIZE_PX,
+        "points": [[point["x"], point["y"]] for point in marked],
+        "colors": colors,
+        "order": order,
+        "published": True,
+        "wording": task.draw_wording(rng),
+    }
+
+
+def _correspondence(task: PhotoPairs, row: Mapping, rng: np.random.Generator) -> Params:
+    """Reads id, image1_name, image2_name, point_img1, points_img2, correspondence_index."""
+    candidates, answer = [_xy(text) for text in row["points_img2"]], row["correspondence_index"]
+    if type(answer) is not int or not 0 <= answer < len(candidates):
+        raise ValueError(f"correspondence_index {answer!r} is none of the {len(candidates)} points_img2")
+    return {
+        "kind": "published",
+        "query": _xy(row["point_img1"]),
+        "candidates": candidates,
+        "answer": answer,
+        "wording": task.draw_wording(rng),
+    }
+
+
+def _xy(text: str) -> list[int]:
+    """Reads `(123, 45)`."""
+    match = re.fullmatch(r"\(\s*(\d+),\s*(\d+)\s*\)", text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is no point, such as '(123, 45)'")
+    return [int(match[1]), int(match[2])]
+
+
+# Rotation and correspondence are painted from the pixels as they lie in the file, though the points of the latter were
+# chosen on upright photographs; color from the upright photograph.
+RELEASE = (
+    PublishedTask(
+        Color, RowFormat(_color, ("source_image",)), ("colorization_metadata.json",), frozenset({"colorization"})
+    ),
+    PublishedTask(
+        PhotoPairs,
+        RowFormat(_correspondence, ("image1_name", "image2_name"), False),
+        ("point_correspondence_metadata.json", "point_correspondence_onevision_metadata.json"),
+        frozenset({"correspondence", "img1", "img2"}),
+    ),
+    PublishedTask(
+        Rotation,
+        RowFormat(_rotation, ("source_image",), False),
+        ("rotation_metadata.json",),
+        frozenset(f"rot{angle}" for angle in ANGLES_DEG),
+    ),
+)
+
+
+def of_task(name: str) -> PublishedTask | None:
+    """Returns what was published of a task; None where nothing was."""
+    return next((one for one in RELEASE if one.task.name == name), None)
+
+
+def reading(name: str) -> tuple[PublishedTask, str, str] | None:
+    """Returns (published task, row's id, part) of a published picture's name; None for any other name."""
+    match = PUBLISHED.fullmatch(name.rpartition("/")[2])
+    if match is None:
+        return None
+    return next(one for one in RELEASE if match["part"] in one.parts), match["id"], match["part"]
+
+
+def paint(task: Task, images: list[Image.Image], params: Params, part: str) -> Image.Image:
+    """Returns the picture of a row that `part` names: as the task paints it, or one of the two pictures of the
+    two-image form (OneVision): `img1` with Q, `img2` with numbers, each photograph at its own size."""
+    if part not in ("img1", "img2"):
+        return task.render(images, params)
+    side = int(part == "img2")
+    picture = images[side].copy()
+    points, labels = marks(params, "Q")
+    for xy, label in zip(points[side], labels[side], strict=True):
+        PUBLISHED_MARKER.paint(picture, tuple(xy), label)
+    return picture
+
+
+def with_stored_knobs(kind: type[Task], task: Any) -> Task:
+    """Returns a task of another class with those knobs of `task` that it has, too."""
+    return kind(**{name: getattr(task, name) for name in kind.knobs() if hasattr(task, name)})
