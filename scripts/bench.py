@@ -317,8 +317,8 @@ def instructions(base, work: Path, n: int, results: list) -> None:
         record["conversations"][0]["value"] = "<image>\n" + record["conversations"][0]["value"]
     path, listed = LLaVA().text_path(base, base.tokenizer, UNLIMITED), base.list_data_dict
     flags = L2TFlags(instruct_loss="no_template")
-    labels, _ = instruction_labels(flags, listed, base.tokenizer, path.ids, lambda k: path(listed[k]))
-    instructed = InstructedDataset(base, listed, labels)
+    labels, _ = instruction_labels(flags, listed, base.tokenizer, lambda k: path(listed[k]), LLaVA(), path)
+    instructed = InstructedDataset(LLaVA(), base, labels)
     of = [k % len(base) for k in range(n)]
     times = in_turn([lambda k=k: instructed[k] for k in of], [lambda k=k: base[k] for k in of])
     results.append(Row("--instruct_loss: an ordinary sample, four turns, file to tensors / without", *times))
@@ -374,7 +374,12 @@ def imports(results: list, repeats: int) -> None:
     from urllib.parse import quote
 
     payload = quote(json.dumps({"flags": {"ssl_tasks": "rotation"}, "receipts": "/nowhere"}), safe="")
-    hooked = {**os.environ, "PYTHONPATH": str(bootstrap), "PYTHON_VGIFT": payload, "PYTHON_VGIFT_MODULES": "llava.train.train"}
+    hooked = {
+        **os.environ,
+        "PYTHONPATH": str(bootstrap),
+        "PYTHON_VGIFT": payload,
+        "PYTHON_VGIFT_MODULES": "llava.train.train",
+    }
 
     def start(environment: dict) -> None:
         subprocess.run([sys.executable, "-c", "pass"], env=environment, check=True)

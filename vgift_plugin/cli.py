@@ -16,13 +16,13 @@ def flags_of(args: argparse.Namespace) -> dict:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from .launch import NO_HOOK_STATUS, run
+    from .launch import run
 
     try:
         return run(args.command, flags_of(args))
     except HookError as err:
         print(f"vgift: error: {err}", file=sys.stderr)
-        return NO_HOOK_STATUS
+        return err.exit_status
 
 
 def _preview(args: argparse.Namespace) -> int:

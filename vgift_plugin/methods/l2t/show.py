@@ -108,7 +108,7 @@ def _shown(flags: L2TFlags, data_path: str, llm: str, n: int, version: str, mode
     taught = None
     if flags.instruct_loss != "none":
         unlimited = LLaVA().text_path(base, tokenizer, UNLIMITED)
-        taught = instruction_labels(flags, records, tokenizer, unlimited.ids, lambda k: path(records[k]))
+        taught = instruction_labels(flags, records, tokenizer, lambda k: path(records[k]), LLaVA(), unlimited)
     pieces = TokenText(tokenizer)
     for k in sorted({k * len(records) // n for k in range(n)}):
         yield _record(k, records[k], path(records[k]), taught and taught[0], pieces)
