@@ -330,8 +330,12 @@ def test_the_pairs_as_a_page(whole, many, tmp_path):
 
 
 def test_what_differs_is_marked():
-    assert marked("a <b> cat sat", "a dog sat") == ("a <mark>&lt;b&gt; cat</mark> sat", "a <mark>dog</mark> sat")
-    assert marked("a b", "b") == ("<mark>a</mark> b", "b")
+    start, end = ("equal", "a"), ("equal", "sat")
+    assert marked("a <b> cat sat", "a dog sat") == (
+        [start, ("different", "<b> cat"), end],
+        [start, ("different", "dog"), end],
+    )
+    assert marked("a b", "b") == ([("different", "a"), ("equal", "b")], [("equal", "b")])
 
 
 @host
