@@ -20,7 +20,7 @@ from vgift_plugin.methods.stic import corruption, preferences, prompts
 from vgift_plugin.methods.stic.describe import candidates, describe, with_description
 from vgift_plugin.methods.stic.page import marked, preview_preferences
 from vgift_plugin.methods.stic.prefer import SHARES, Plan, cut_off_hint, prefer
-from vgift_plugin.probe import probe
+from vgift_plugin.probe.probe import probe
 
 host = pytest.mark.host
 TOKENS = 24  # more than any reply has
