@@ -323,7 +323,7 @@ def test_the_pairs_as_a_page(whole, many, tmp_path):
     size = corruption.corrupt(Image.open(many / low["image"]), low["corruption"]).size
     assert f'width="{size[0]}" height="{size[1]}" alt="{low["image"]}, made worse"' in html
     assert html.count("<mark>") >= 9
-    done = call([*VGIFT, "preview", *flags, "-o", tmp_path / "x.png", "--ssl_tasks", "rotation"])
+    done = call([*VGIFT, "preview", *flags, "-o", tmp_path / "x.html", "--ssl_tasks", "rotation"])
     assert done.returncode == 2 and "--ssl_tasks has no place beside --preferences" in done.stderr
     done = call([*VGIFT, "preview", "--preferences", many / "07.jpg", *flags[2:], "-o", page])
     assert done.returncode == 2 and "07.jpg is no preference file" in done.stderr
