@@ -273,4 +273,4 @@ def _needs(
         table += "\n" + describing.table(result["describe_first"])
         for one, row in zip(listed, measured, strict=True):
             one |= {name: row[name] for name in describing.FIELDS if name in row}
-    return table, result, functools.partial(needs_page, chosen, results, measured)
+    return table, result, functools.partial(needs_page, chosen, measured)

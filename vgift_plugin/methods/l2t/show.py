@@ -1,42 +1,31 @@
-"""`vgift labels`: which tokens of some records are masked, learned as instruction, or learned as response."""
+"""`vgift labels`: shows which tokens of some records are masked, learned as instruction, or learned as response."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from html import escape
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from ...data.files import write_whole
 from ...data.records import read_records
 from ...errors import ConfigError
-from ...report.page import document
+from ...report.page import check_outputs, render
 from .flags import L2TFlags
 
 MASKED, INSTRUCTION, RESPONSE = "masked", "instruction", "response"
 ANSI = {MASKED: "\033[2m{}\033[0m", INSTRUCTION: "\033[1;32m{}\033[0m", RESPONSE: "\033[1;34m{}\033[0m"}
 PLAIN = {MASKED: "{}", INSTRUCTION: "⟦{}⟧", RESPONSE: "⟪{}⟫"}
 
-STYLE = """\
-body { max-width: 70rem; }
-h2 { font-size: 1rem; padding-bottom: .2rem; border-bottom: 1px solid var(--line); }
-p.text { font-family: ui-monospace, monospace; white-space: pre-wrap; line-height: 1.9; overflow-wrap: anywhere;
- max-width: none; }
-i { font-style: normal; border-radius: 3px; box-shadow: inset 0 0 0 1px var(--line); padding: 1px 0; }
-.masked { color: var(--soft); } .instruction { background: #2a7f6255; } .response { background: #2f6fd055; }
-"""
-LEGEND = """<p><i class="masked">masked</i> <i class="instruction">instruction</i> <i class="response">response</i>;
-a box a token, its number on hovering.</p>"""
-
 
 @dataclass(frozen=True)
 class Shown:
-    """One record, token by token.
+    """One record as tokens.
 
     Attributes:
-        title: which record it is, and how much of it is learned.
-        tokens: (id, characters, kind) of each; a character of several tokens stands with the first.
+        title: names the record and says how many of its tokens are learned.
+        tokens: (id, text, kind) of each; a character made of several tokens is in the text of the first one.
     """
 
     title: str
@@ -53,30 +42,28 @@ def show(
     output: str | None,
     color: bool,
 ) -> str:
-    """Returns some records for the terminal, and writes them as a page.
+    """Returns some records as text for the terminal, and writes them as a page.
 
     Args:
         flags: {flag: value} as given.
         data_path: LLaVA records.
-        llm: whose tokenizer; a name or folder.
-        n: how many records, spread evenly over the file.
+        llm: name or folder of the model whose tokenizer is used.
+        n: number of records, spread evenly over the file.
         version: the chat template.
-        model_max_length: tokens.
-        output: `.html`, or None for no page.
-        color: whether the terminal shows colours.
+        model_max_length: in tokens.
+        output: the page, `.html`, or None.
+        color: whether the text has ANSI colours.
 
     Raises:
-        ConfigError: a flag or a path is not usable, or there is no LLaVA here; nothing was written.
+        ConfigError: a flag or a path is wrong, or LLaVA is not installed; nothing was written.
     """
     given = L2TFlags.of(flags)
     if mistakes := given.mistakes():
         raise ConfigError.of(mistakes)
     if n < 1:
         raise ConfigError(f"-n {n}: at least one record")
-    if output is not None and Path(output).suffix.lower() != ".html":
-        raise ConfigError(f"-o {output}: must end in .html")
-    if output is not None and not Path(output).resolve().parent.is_dir():
-        raise ConfigError(f"-o {output}: there is no folder {Path(output).resolve().parent}")
+    if output is not None:
+        check_outputs(output)
     records = read_records(data_path)
     if not records:
         raise ConfigError(f"--data_path {data_path}: has no record")
@@ -84,8 +71,8 @@ def show(
     about = f"--instruct_loss {given.instruct_loss}, --version {version}, tokenizer {llm}; pictures were not read"
     marks = ANSI if color else PLAIN
     if output is not None:
-        body = f"<h1>What is learned</h1>\n<p>{escape(about)}</p>\n{LEGEND}\n{''.join(map(_html, shown))}"
-        Path(output).write_text(document("vgift labels", body, STYLE), encoding="utf-8")
+        page = render("labels.html", about=about, records=[_boxes(one) for one in shown])
+        write_whole(Path(output), page.encode())
     legend = " ".join(marks[kind].format(kind) for kind in (MASKED, INSTRUCTION, RESPONSE))
     told = [about, legend, *(f"\n{one.title}\n{_text(one, marks)}" for one in shown)]
     return "\n".join(told + ([f"\n{output}: {len(shown)} records"] if output else []))
@@ -118,8 +105,8 @@ def _record(k: int, record: dict, item: dict, loss: Any, pieces: Any) -> Shown:
     before = loss.tally.counts().get("instructions", {}) if loss else {}
     got = loss(item, record) if loss else item
     after = loss.tally.counts().get("instructions", {}) if loss else {}
-    ids, text_of = item["input_ids"].tolist(), pieces.read(item["input_ids"].tolist())
-    text, places = text_of
+    ids = item["input_ids"].tolist()
+    text, places = pieces.read(ids)
     tokens, reached = [], 0
     for id, (start, end), was, now in zip(ids, places, item["labels"].tolist(), got["labels"].tolist(), strict=True):
         kind = RESPONSE if was != -100 else INSTRUCTION if now != -100 else MASKED
@@ -141,9 +128,6 @@ def _text(shown: Shown, marks: dict[str, str]) -> str:
     return "".join(marks[kind].format(_printable("".join(text for _, text, _ in run))) for kind, run in runs)
 
 
-def _html(shown: Shown) -> str:
-    boxes = "".join(
-        f'<i class="{kind}" title="{id}">{escape(_printable(text)).replace(chr(10), "↵" + chr(10))}</i>'
-        for id, text, kind in shown.tokens
-    )
-    return f'<h2>{escape(shown.title)}</h2><p class="text">{boxes}</p>'
+def _boxes(shown: Shown) -> tuple[str, list[tuple[int, str, str]]]:
+    """Returns a record's title and tokens as the page shows them."""
+    return shown.title, [(id, _printable(text).replace("\n", "↵\n"), kind) for id, text, kind in shown.tokens]

@@ -1,26 +1,28 @@
-"""The gallery: the very samples that training would see, before they are trusted. Needs neither LLaVA nor torch."""
+"""`vgift preview`: shows the samples that training would see. Needs neither LLaVA nor torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
+from ...data.files import write_whole
 from ...data.records import read_records
 from ...data.tally import Tally
 from ...errors import ConfigError
-from ...report.page import check_writable, flag_words
+from ...report.page import check_outputs, flag_words
 from ...tasks.registry import task_names
 from .flags import VgiftFlags
 from .gallery import Section, gallery
-from .sheet import sheet
 from .streams import find_replay, streams
 
-HEAVY_MB = 20  # larger files are slow to open and too much for a mail
+HEAVY_MB = 20  # larger files are slow to open and too large to mail
 
 
 def sections(flags: VgiftFlags, image_folder: str, data_path: str | None, n: int, tally: Tally) -> Iterator[Section]:
-    """Yields the first n published samples of each task, then of each task asked for its first n samples of epoch 0, as
-    training would have them."""
+    """Yields the first n published samples of each task, then the first n samples of epoch 0 of each task asked for.
+
+    They are the samples of training. Images that were redrawn are counted in `tally`.
+    """
     if n < 1:
         raise ConfigError(f"-n {n}: at least one sample")
     asks = flags.tasks()
@@ -37,33 +39,27 @@ def sections(flags: VgiftFlags, image_folder: str, data_path: str | None, n: int
 
 
 def preview(flags: dict, image_folder: str, data_path: str | None, n: int, output: str) -> str:
-    """Writes the gallery.
+    """Writes the gallery page.
 
     Args:
         flags: {flag: value} as given.
         image_folder: images, searched recursively; with `data_path`, what its paths are relative to.
         data_path: LLaVA records whose images are used, or None for all images in the folder.
-        n: samples of each task.
-        output: `.html` for one self-contained page, `.png` for one sheet.
+        n: number of samples of each task.
+        output: the page, `.html`.
 
     Returns:
         one line for the terminal.
 
     Raises:
-        ConfigError: a flag, a path or the ending of `output` is wrong; nothing was written.
+        ConfigError: a flag or a path is wrong; nothing was written.
     """
-    suffix = Path(output).suffix.lower()
-    if suffix not in (".html", ".png"):
-        raise ConfigError(f"-o {output}: must end in .html or .png")
-    check_writable(output)
+    check_outputs(output)
     tally = Tally()
     asked = VgiftFlags.of(flags)
     shown = list(sections(asked, image_folder, data_path, n, tally))
-    if suffix == ".html":
-        about = f"The first samples of epoch 0, as training sees them, with {flag_words(asked)}"
-        Path(output).write_text(gallery(shown, about), encoding="utf-8")
-    else:
-        sheet(shown).save(output)
+    about = f"The first samples of epoch 0, as training sees them, with {flag_words(asked)}"
+    write_whole(Path(output), gallery(shown, about).encode())
     redrawn = sum(count for reasons in tally.counts().values() for count in reasons.values())
     words = f"{redrawn} unsuitable image{'s' * (redrawn != 1)} passed over"
     drawn = ", ".join(f"{len(samples)} {title}" for title, _, samples in shown)
