@@ -15,12 +15,8 @@ from vgift_plugin import Sample, get_task
 from vgift_plugin.data.photos import from_folder
 from vgift_plugin.methods.vgift.flags import Flags
 from vgift_plugin.methods.vgift.gallery import gallery, one_a_line
-<<<<<<< HEAD
-from vgift_plugin.methods.vgift.stream import Stream
-=======
-from vgift_plugin.methods.vgift.mixing import Stream
 from vgift_plugin.methods.vgift.preview import preview
->>>>>>> report
+from vgift_plugin.methods.vgift.stream import Stream
 
 N = 6
 TASKS = "rotation,color,correspondence"

@@ -4,9 +4,8 @@ One int64 tensor of the labels' shape: bit 0 is the instruction's, bits 1 to 15 
 records, 1, 2, … for self-supervised tasks), the rest the sample's number in its batch, by which rows that the host
 flattened into one are told apart. It rides in a key of its own, beside the labels and never inside them.
 
-Where the host moves labels (it pads a batch, or puts pictures between tokens) the facts have to move along. So for that
-one call the host is given *places* in the stead of labels; wherever it puts a place, there go the label and the facts of
-that place.
+Where the host moves labels (it pads a batch, or puts pictures between tokens) the facts have to move along. For that one
+call the host is given *places* in the stead of labels; wherever it puts a place, there go its label and its facts.
 """
 
 from __future__ import annotations

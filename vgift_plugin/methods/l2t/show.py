@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Optional
 
+from ...data.arguments import option
 from ...data.files import write_whole
 from ...data.records import read_records
 from ...errors import ConfigError
@@ -32,8 +35,34 @@ class Shown:
     tokens: list[tuple[int, str, str]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShowLabels(L2TFlags):
+    """Show which tokens of some records are masked, learned as instruction, or learned as response.
+
+    Pictures are not read: no token depends on them.
+    """
+
+    EXAMPLE: ClassVar[str] = (
+        "example:\n  vgift labels --instruct_loss no_template --data_path mix.json \\\n"
+        "      --model_name_or_path lmsys/vicuna-7b-v1.5 -n 5 -o labels.html"
+    )
+
+    data_path: str = option(help="LLaVA records", metavar="JSON")
+    model_name_or_path: str = option(help="whose tokenizer", metavar="NAME")
+    version: str = option("v1", "the chat template")
+    model_max_length: int = option(2048, "tokens")
+    n: int = option(5, "records, spread over the file", short="-n")
+    output: Optional[str] = option(None, "also write a page (.html)", short="-o", metavar="FILE")
+
+    def run(self) -> str:
+        """See `show`."""
+        color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        given = (self.data_path, self.model_name_or_path, self.n, self.version, self.model_max_length, self.output)
+        return show(self, *given, color)
+
+
 def show(
-    flags: dict,
+    flags: Any,
     data_path: str,
     llm: str,
     n: int,
@@ -45,7 +74,7 @@ def show(
     """Returns some records as text for the terminal, and writes them as a page.
 
     Args:
-        flags: {flag: value} as given.
+        flags: an object or a mapping that holds the flags.
         data_path: LLaVA records.
         llm: name or folder of the model whose tokenizer is used.
         n: number of records, spread evenly over the file.

@@ -1,14 +1,15 @@
-"""`vgift preview --preferences`: the pairs of a preference file side by side, with the differences marked."""
+"""`vgift stic preview`: the pairs of a preference file side by side, with the differences marked."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from ...data.arguments import option
 from ...data.files import write_whole
 from ...data.photos import open_photo
 from ...errors import ConfigError, UnsuitableImage
@@ -22,7 +23,23 @@ Segment = tuple[str, str]  # EQUAL or DIFFERENT, text
 EQUAL, DIFFERENT = "equal", "different"
 
 
-def preview_preferences(path: str, image_folder: str, n: int, output: str, others: Sequence[str]) -> str:
+@dataclass(frozen=True, kw_only=True)
+class PreviewPairs:
+    """Look at the pairs of a preference file side by side, with the differences marked."""
+
+    EXAMPLE: ClassVar[str] = "example:\n  vgift stic preview prefs.jsonl --image_folder DIR -n 4 -o pairs.html"
+
+    preferences: str = option(help="a file of `vgift stic prefer`", positional=True, metavar="FILE")
+    image_folder: str = option(help="what its image paths are relative to", metavar="DIR")
+    n: int = option(12, "pairs of each branch", short="-n")
+    output: str = option(help="the page, .html", short="-o", metavar="FILE")
+
+    def run(self) -> str:
+        """See `preview_preferences`."""
+        return preview_preferences(self.preferences, self.image_folder, self.n, self.output)
+
+
+def preview_preferences(path: str, image_folder: str, n: int, output: str) -> str:
     """Writes the page.
 
     Args:
@@ -30,16 +47,14 @@ def preview_preferences(path: str, image_folder: str, n: int, output: str, other
         image_folder: the folder that its image paths are relative to.
         n: number of pairs shown of each branch; the counts are over all pairs.
         output: the page, `.html`.
-        others: flags that were given and do not apply.
 
     Returns:
         one line for the terminal.
 
     Raises:
-        ConfigError: the file, a path or a flag is wrong, or an image cannot be read; nothing was written.
+        ConfigError: the file or a path is wrong, or an image cannot be read; nothing was written.
     """
-    mistakes = [f"--{name} has no place beside --preferences" for name in others]
-    mistakes += [f"-n {n}: at least one pair"] if n < 1 else []
+    mistakes = [f"-n {n}: at least one pair"] if n < 1 else []
     mistakes += [] if Path(image_folder).is_dir() else [f"--image_folder {image_folder}: there is no such folder"]
     if mistakes:
         raise ConfigError.of(mistakes)

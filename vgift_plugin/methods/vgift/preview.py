@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar, Optional
 
+from ...data.arguments import option
 from ...data.files import write_whole
 from ...data.records import read_records
 from ...data.tally import Tally
 from ...errors import ConfigError
 from ...report.page import check_outputs, flag_words
-from ...tasks.registry import task_names
 from .flags import VgiftFlags
 from .gallery import Section, gallery
 from .streams import find_replay, streams
@@ -25,24 +27,41 @@ def sections(flags: VgiftFlags, image_folder: str, data_path: str | None, n: int
     """
     if n < 1:
         raise ConfigError(f"-n {n}: at least one sample")
-    asks = flags.tasks()
-    if not flags.makes_samples:
-        raise ConfigError(f"--ssl_tasks is missing; known tasks: {', '.join(task_names())}")
+    specs = flags.tasks()
+    flags.require_samples()
     records = read_records(data_path)
     replay = find_replay(flags, records or (), image_folder)
     if replay is not None:
         for task, positions in replay.positions():
             places = positions[:n].tolist()
             yield f"{task.name}, published", task, [replay.sample(place, records[place]) for place in places]
-    for stream in streams(flags, asks, records, image_folder, replay):
+    for stream in streams(flags, specs, records, image_folder, replay):
         yield stream.task.name, stream.task, [stream(0, j, tally) for j in range(n)]
 
 
-def preview(flags: dict, image_folder: str, data_path: str | None, n: int, output: str) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Preview(VgiftFlags):
+    """Look at the samples that training would see, on one page that works offline; needs neither LLaVA nor torch."""
+
+    EXAMPLE: ClassVar[str] = (
+        "example:\n  vgift preview --ssl_tasks rotation,color,correspondence --image_folder DIR -n 12 -o gallery.html"
+    )
+
+    image_folder: str = option(help="images; with --data_path what its paths are relative to", metavar="DIR")
+    data_path: Optional[str] = option(None, "LLaVA records whose images are used, instead of all in the folder")
+    n: int = option(12, "samples of each task", short="-n")
+    output: str = option(help="the page, .html", short="-o", metavar="FILE")
+
+    def run(self) -> str:
+        """See `preview`."""
+        return preview(self, self.image_folder, self.data_path, self.n, self.output)
+
+
+def preview(flags: Any, image_folder: str, data_path: str | None, n: int, output: str) -> str:
     """Writes the gallery page.
 
     Args:
-        flags: {flag: value} as given.
+        flags: an object or a mapping that holds the flags.
         image_folder: images, searched recursively; with `data_path`, what its paths are relative to.
         data_path: LLaVA records whose images are used, or None for all images in the folder.
         n: number of samples of each task.
