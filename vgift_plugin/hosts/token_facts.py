@@ -4,7 +4,7 @@ One int64 tensor of the labels' shape: bit 0 is the instruction's, bits 1 to 15 
 records, 1, 2, … for self-supervised tasks), the rest the sample's number in its batch, by which rows that the host
 flattened into one are told apart. It rides in a key of its own, beside the labels and never inside them.
 
-Where the host moves labels (it pads a batch, or puts pictures between tokens) the facts have to move along. For that one
+Where the host moves labels (it pads a batch, or puts pictures between tokens) the facts have to move along. For that
 call the host is given *places* in the stead of labels; wherever it puts a place, there go its label and its facts.
 """
 

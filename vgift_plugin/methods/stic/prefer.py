@@ -217,7 +217,7 @@ def summary(told: dict[str, Any], n: int) -> str:
     few = f" (of {n:,} asked for: there are no more photographs)" if told["rows"] < n else ""
     lines = [f"{told['rows']:,} pairs{few}, {told['usable']:,} of them to be learned from"]
     for branch, one in told["branches"].items():
-        words = "" if one["words"] is None else "; {:.0f} words preferred, {:.0f} dispreferred".format(*one["words"])
+        words = "" if one["words"] is None else "; {:.0f} words chosen, {:.0f} rejected".format(*one["words"])
         lines.append(f"  {branch}: {one['rows']:,}, usable {one['usable']:,}{words}")
     marked = told["degenerate"]
     told_of = listed("kept out of training", marked) + cut_off_hint(marked.values(), told["rows"])
