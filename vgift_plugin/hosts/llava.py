@@ -93,11 +93,11 @@ class LLaVA:
 
     def crop_canvas(self, dataset: Any) -> tuple[int, int, int] | None:
         """The processor's mean, as LLaVA pads with. `--image_aspect_ratio pad` shows all of a picture, and so do the
-        anyres ways of forks; `square`, LLaVA's default, cuts off what CLIP's centre crop does."""
+        anyres ways of forks; of every other value (`square`, none at all) CLIP's centre crop cuts off the borders."""
         arguments = dataset.data_args
-        processor = getattr(arguments, "image_processor", None)
-        square = getattr(arguments, "image_aspect_ratio", "square") == "square"
-        if not square or not getattr(processor, "do_center_crop", False):
+        processor, aspect = getattr(arguments, "image_processor", None), getattr(arguments, "image_aspect_ratio", None)
+        whole = aspect == "pad" or str(aspect).startswith(("anyres", "highres"))
+        if whole or not getattr(processor, "do_center_crop", False):
             return None
         red, green, blue = (int(255 * mean) for mean in processor.image_mean)
         return red, green, blue

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import math
 import os
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -136,7 +135,7 @@ class QwenSeries(QwenVL):
     packages = ("src",)
     modules = ()
     trainer_name = "QwenSFTTrainer"
-    refused = {
+    refused: Mapping[str, str] = {
         **QwenVL.refused,
         "tune_vision_tower": "this training code has a flag of its own, --freeze_vision_tower False",
     }
@@ -228,10 +227,3 @@ class ItemTextPath(TextPath):
 
     def ids(self, record: dict) -> list[int]:
         return self.host.visible_ids(self(record)["input_ids"])
-
-
-def fitted_side(step: int, least: int, most: int, wanted: int) -> int:
-    """Returns the side of a square that the host neither enlarges nor shrinks: a multiple of `step` whose area lies in
-    [least, most], as near to `wanted` as possible, not above it where that is allowed. 28, 784, 50176, 336 give 224."""
-    low, high = math.ceil(math.sqrt(least) / step), math.isqrt(most) // step
-    return step * min(max(wanted // step, low, 1), max(high, 1))
