@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 
@@ -181,3 +182,14 @@ def test_flags_of_the_instruction_loss(tmp_path):
     told = mistakes(instruct_loss_weight=0.5)
     assert "--instruct_loss_weight needs an --instruct_loss other than none" in told
     assert "--instruct_loss_text True needs an --instruct_loss other than none" in mistakes(instruct_loss_text=True)
+
+
+def test_flags_of_what_acts_in_the_model():
+    told = mistakes(visual_token_drop=75, visual_token_drop_prob=1.5, ssl_ratio=2)
+    assert "3 mistakes" in told and "75 percent is 0.75" in told and "--visual_token_drop_prob 1.5" in told
+    for ratio in (1.0, -0.1, math.nan):
+        assert "must be 0 or more and below 1" in mistakes(visual_token_drop=ratio)
+    assert "--visual_token_drop_prob needs --visual_token_drop" in mistakes(visual_token_drop_prob=0.25)
+    assert Settings({"visual_token_drop": 0.5, "tune_vision_tower": True}).words() == (
+        "--visual_token_drop and --tune_vision_tower"
+    )
