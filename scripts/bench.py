@@ -15,8 +15,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if hasattr(os, "sched_setaffinity"):
@@ -30,14 +32,15 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent / "demo"))
 from tiny_llava import build, build_tokenizer
-from vgift_plugin.hosts.upstream import upstream_dataset
-from vgift_plugin.hosts.view import OneRecordView
 
+import vgift_plugin
 from vgift_plugin import get_task
-from vgift_plugin.bench import Row, generation, in_turn, table, through_the_host
 from vgift_plugin.data.photos import from_folder, open_photo
+from vgift_plugin.data.records import picture_name
 from vgift_plugin.data.seeding import generator
-from vgift_plugin.methods.vgift.flags import Flags, counts
+from vgift_plugin.hosts.encoder import Encoder
+from vgift_plugin.hosts.llava import LLaVA, upstream_dataset
+from vgift_plugin.methods.vgift.flags import VgiftFlags, counts
 from vgift_plugin.methods.vgift.mixture import MixedDataset
 from vgift_plugin.methods.vgift.stream import Stream
 from vgift_plugin.methods.vgift.streams import streams
@@ -47,6 +50,85 @@ TASKS = "rotation,color,correspondence"
 SIZES = {"640×480": (640, 480), "2000×1500": (2000, 1500)}
 TARGETS = {"rotation": (1.05, 0.3), "color": (1.4, 1.0), "correspondence": (1.4, 2.0)}
 MIX665K = 665_298
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: two medians, taken in turn, in the same process.
+
+    Attributes:
+        row: what was measured, against what.
+        ours_ms: median, milliseconds.
+        baseline_ms: median, milliseconds.
+        target: the greatest ratio wanted; None where there is none.
+    """
+
+    row: str
+    ours_ms: float
+    baseline_ms: float
+    target: float | None = None
+
+    @property
+    def value(self) -> float:
+        """The ratio."""
+        return self.ours_ms / self.baseline_ms
+
+
+def in_turn(ours: Sequence[Callable[[], Any]], baseline: Sequence[Callable[[], Any]]) -> tuple[float, float]:
+    """Runs one of each in turn; returns the medians in milliseconds."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for pair in zip(ours, baseline, strict=True):
+        for work, kept in zip(pair, times, strict=True):
+            start = time.perf_counter()
+            work()
+            kept.append(time.perf_counter() - start)
+    return statistics.median(times[0]) * 1e3, statistics.median(times[1]) * 1e3
+
+
+def through_the_host(stream: Stream, base: Any, n: int) -> Row:
+    """Measures whole samples, from files to tensors, against ordinary ones of the same photographs."""
+    encoder, root = Encoder(LLaVA(), base), stream.source.root
+    first = {picture_name(record): k for k, record in reversed(list(enumerate(base.list_data_dict)))}
+    made = [stream(0, j) for j in range(n)]
+    ordinary = [base.list_data_dict[first[sample.sources[0].removeprefix(root).lstrip("/")]] for sample in made]
+    times = in_turn(
+        [lambda j=j: encoder.sample(stream(0, j), "bench") for j in range(n)],
+        [lambda record=record: base[first[picture_name(record)]] for record in ordinary],
+    )
+    return Row(f"{stream.task.name}, file to tensors / an ordinary sample", *times)
+
+
+def generation(stream: Stream, n: int) -> Row:
+    """Measures draw, render and ask on decoded photographs against decoding them."""
+    task, made = stream.task, [stream(0, j) for j in range(n)]
+    photos = [
+        [open_photo(path, longest_px=task.longest_px) for path in sample.sources] for sample in made
+    ]  # as drawn on
+
+    def generate(j: int) -> None:
+        params = task.draw(generator(stream.seed, "sample", task.name, 0, j, made[j].redraws), photos[j])
+        task.render(photos[j], params)
+        task.ask(params)
+
+    def decode(path: str) -> None:
+        with Image.open(path) as image:
+            image.convert("RGB")
+
+    times = in_turn(
+        [lambda j=j: generate(j) for j in range(n)], [lambda s=sample: decode(s.sources[0]) for sample in made]
+    )
+    return Row(f"{task.name}, draw + render + ask / decode", *times)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Returns the rows as a table: ours, baseline, ratio, target."""
+    width = max(len(row.row) for row in rows)
+    lines = [f"{'':<{width}}  {'ours':>10}  {'baseline':>10}  {'ratio':>7}  target"]
+    for row in rows:
+        target = "" if row.target is None else f"≤ {row.target:g}{'' if row.value <= row.target else '  MISSED'}"
+        times = f"{row.ours_ms:>7.2f} ms  {row.baseline_ms:>7.2f} ms"
+        lines.append(f"{row.row:<{width}}  {times}  {row.value:>7.3f}  {target}".rstrip())
+    return "\n".join(lines)
 
 
 def photographs(folder: Path, wh: tuple[int, int]) -> None:
@@ -121,11 +203,11 @@ def loading(base, folder: Path, epochs: int, results: list) -> None:
     """DataLoader throughput, and how much a worker grows over an epoch, with the plugin and without."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, CORES)
-    flags = Flags(ssl_tasks=TASKS, ssl_ratio=0.1)
-    made = streams(flags, flags.resolve(), base.list_data_dict, str(folder), None)
-    parts = list(zip(made, counts(flags.resolve(), 0.1, len(base)), strict=True))
+    flags = VgiftFlags(ssl_tasks=TASKS, ssl_ratio=0.1)
+    made = streams(flags, flags.tasks(), base.list_data_dict, str(folder), None)
+    parts = list(zip(made, counts(flags.tasks(), 0.1, len(base)), strict=True))
     lengths = {"lengths": [1] * len(parts), "modality_lengths": [1] * len(parts)}
-    both = {"with": MixedDataset(base, parts, OneRecordView(base), lengths), "without": base}
+    both = {"with": MixedDataset(base, parts, Encoder(LLaVA(), base).sample, lengths), "without": base}
     per_sample: dict[str, list[float]] = {"with": [], "without": []}
     growth: dict[str, list[float]] = {"with": [], "without": []}
     for _ in range(epochs):
@@ -184,11 +266,11 @@ def construction(tokenizer: Path, folder: Path, work: Path, size: int, results: 
     path.write_text(json.dumps(records(folder, 1)))
     base = upstream_dataset(str(path), str(folder), str(tokenizer), None)
     base.list_data_dict = [talk(record, k) for k, record in enumerate(records(folder, size))]
-    flags = Flags(ssl_tasks=TASKS, ssl_ratio=0.1)
+    flags = VgiftFlags(ssl_tasks=TASKS, ssl_ratio=0.1)
 
     def mix() -> MixedDataset:
-        sizes = counts(flags.resolve(), 0.1, len(base))
-        made = streams(flags, flags.resolve(), base.list_data_dict, str(folder), None)
+        sizes = counts(flags.tasks(), 0.1, len(base))
+        made = streams(flags, flags.tasks(), base.list_data_dict, str(folder), None)
         lengths = {"lengths": [1] * 3, "modality_lengths": [1] * 3}
         dataset = MixedDataset(base, list(zip(made, sizes, strict=True)), None, lengths)
         assert len(dataset.modality_lengths) == len(dataset)
@@ -221,20 +303,24 @@ def instructions(base, work: Path, n: int, results: list) -> None:
     from argparse import Namespace
 
     from llava.model import LlavaLlamaForCausalLM
-    from vgift_plugin.methods.l2t.instruction import instruct_loss
 
-    from vgift_plugin.hosts.model_hooks import Inside
+    from vgift_plugin.hosts.model_hooks import ModelHooks
+    from vgift_plugin.hosts.token_facts import TokenFactsCollator, with_facts
+    from vgift_plugin.methods.l2t.flags import L2TFlags
     from vgift_plugin.methods.l2t.labels import InstructedDataset
-    from vgift_plugin.methods.l2t.losses import InstructCollator, ResponseLoss
-    from vgift_plugin.methods.vgift.losses import MarkingCollator, SplitLoss, mark
+    from vgift_plugin.methods.l2t.losses import InstructionLosses
+    from vgift_plugin.methods.l2t.training import UNLIMITED, instruction_labels
+    from vgift_plugin.methods.vgift.losses import TaskLosses
 
     base.list_data_dict = [talk(record, k) for k, record in enumerate(base.list_data_dict)]
     for record in base.list_data_dict:
         record["conversations"][0]["value"] = "<image>\n" + record["conversations"][0]["value"]
-    loss, _ = instruct_loss(Flags(instruct_loss="no_template"), base, base.tokenizer)
-    taught = InstructedDataset(base, loss)
+    path, listed = LLaVA().text_path(base, base.tokenizer, UNLIMITED), base.list_data_dict
+    flags = L2TFlags(instruct_loss="no_template")
+    labels, _ = instruction_labels(flags, listed, base.tokenizer, lambda k: path(listed[k]), LLaVA(), path)
+    instructed = InstructedDataset(LLaVA(), base, labels)
     of = [k % len(base) for k in range(n)]
-    times = in_turn([lambda k=k: taught[k] for k in of], [lambda k=k: base[k] for k in of])
+    times = in_turn([lambda k=k: instructed[k] for k in of], [lambda k=k: base[k] for k in of])
     results.append(Row("--instruct_loss: an ordinary sample, four turns, file to tensors / without", *times))
 
     llm, tower = build(work / "learner", image_px=336, hidden=256, layers=4, tower_hidden=64)
@@ -246,7 +332,9 @@ def instructions(base, work: Path, n: int, results: list) -> None:
     optimizer = torch.optim.AdamW((one for one in model.parameters() if one.requires_grad), 1e-4)
     collator = importlib.import_module(type(base).__module__).DataCollatorForSupervisedDataset(base.tokenizer)
     plain = collator([base[k] for k in range(4)])
-    learned = InstructCollator(collator)([taught[k] for k in range(4)])
+    carrying = TokenFactsCollator(collator)
+    carrying.carries = True
+    learned = carrying([instructed[k] for k in range(4)])
     model.train()
 
     def step(batch: dict) -> None:
@@ -256,37 +344,42 @@ def instructions(base, work: Path, n: int, results: list) -> None:
 
     def beside(acting, batch: dict, log) -> list[float]:
         """Times steps on a batch with a step of ours inside the model, and on the plain one without, in turn."""
-        inside, times = Inside([acting]), []
+        hooks, times = ModelHooks(LLaVA(), [acting]), []
 
         def ours() -> None:
             step(batch)
             log()
 
         for _ in range(n):  # attached and taken off outside the clock
-            inside.attach(model)
+            hooks.attach(model)
             one = in_turn([ours], [lambda: None])[0]
-            inside.detach()
+            hooks.detach()
             times.append((one, in_turn([lambda: step(plain)], [lambda: None])[0]))
         return [statistics.median(column) for column in zip(*times, strict=True)]
 
-    apart = ResponseLoss()
+    apart = InstructionLosses()
     times = beside(apart, learned, apart.take)
     results.append(Row("--instruct_loss: a training step / without", *times, target=1.01))
-    losses = SplitLoss(TASKS.split(","))
-    marked = MarkingCollator(collator)([mark(base[k], 1) if k % 2 else base[k] for k in range(4)])
+    losses = TaskLosses(TASKS.split(","))
+    noted = carrying([with_facts(base[k], task=1) if k % 2 else base[k] for k in range(4)])
     state, quiet = Namespace(log_history=[{}]), Namespace(report_to=[])
-    times = beside(losses, marked, lambda: losses.on_log(quiet, state, None, {"loss": 0.0}))
+    times = beside(losses, noted, lambda: losses.on_log(quiet, state, None, {"loss": 0.0}))
     results.append(Row("each task's training loss apart: a training step / without", *times, target=1.02))
 
 
 def imports(results: list, repeats: int) -> None:
     """What `vgift run` adds to a process: one that does not import llava, and one that does."""
-    bootstrap = Path(get_task.__code__.co_filename).parent / "_bootstrap"
+    bootstrap = Path(vgift_plugin.__file__).parent / "_bootstrap"
     plain = {**os.environ, "PYTHONPATH": ""}
     from urllib.parse import quote
 
     payload = quote(json.dumps({"flags": {"ssl_tasks": "rotation"}, "receipts": "/nowhere"}), safe="")
-    hooked = {**os.environ, "PYTHONPATH": str(bootstrap), "PYTHON_VGIFT": payload}
+    hooked = {
+        **os.environ,
+        "PYTHONPATH": str(bootstrap),
+        "PYTHON_VGIFT": payload,
+        "PYTHON_VGIFT_MODULES": "llava.train.train",
+    }
 
     def start(environment: dict) -> None:
         subprocess.run([sys.executable, "-c", "pass"], env=environment, check=True)
@@ -327,8 +420,8 @@ def main() -> None:
             path = Path(work, f"{size}.json")
             path.write_text(json.dumps(records(folder, 400 if not args.small else 40)))
             base = upstream_dataset(str(path), str(folder), str(Path(work, "llm")), None)
-            flags = Flags(ssl_tasks=TASKS)
-            made = streams(flags, flags.resolve(), base.list_data_dict, str(folder), None)
+            flags = VgiftFlags(ssl_tasks=TASKS)
+            made = streams(flags, flags.tasks(), base.list_data_dict, str(folder), None)
             whole = [through_the_host(stream, base, n) for stream in made]
             alone = [generation(stream, n) for stream in made]
             for stream, one, other in zip(made, whole, alone, strict=True):

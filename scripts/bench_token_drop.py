@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).parent / "demo"))
 from llava.model import LlavaLlamaForCausalLM
 from tiny_llava import build
 
-from vgift_plugin.hosts.model_hooks import Inside
+from vgift_plugin.hosts.llava import LLaVA
+from vgift_plugin.hosts.model_hooks import ModelHooks
 from vgift_plugin.methods.vitp.dropping import DropTokens
 from vgift_plugin.methods.vitp.tower import TuneTower
 
@@ -39,7 +40,7 @@ def make_model(folder: str, hidden: int, layers: int) -> LlavaLlamaForCausalLM:
     settings |= {"vision_tower": str(tower), "mm_projector_type": "mlp2x_gelu", "pretrain_mm_mlp_adapter": None}
     model.get_model().initialize_vision_modules(Namespace(**settings))
     model.config.tokenizer_padding_side, model.config.use_cache = "right", False
-    TuneTower().on_init_end(Namespace(deepspeed=None, fp16=False), None, None, model=model)
+    TuneTower(LLaVA()).on_init_end(Namespace(deepspeed=None, fp16=False), None, None, model=model)
     return model.train()
 
 
@@ -63,14 +64,14 @@ def main() -> None:
     batch["images"] = torch.randn(args.batch, 3, 336, 336)
 
     def step(drop: float) -> float:
-        inside = Inside([DropTokens(drop)] if drop else [])
-        inside.attach(model)
+        hooks = ModelHooks(LLaVA(), [DropTokens(LLaVA(), drop)] if drop else [])
+        hooks.attach(model)
         began = time.perf_counter()
         model(**batch).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         took = time.perf_counter() - began
-        inside.detach()
+        hooks.detach()
         return took
 
     def see() -> float:

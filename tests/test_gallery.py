@@ -13,9 +13,9 @@ from PIL import Image
 
 from vgift_plugin import Sample, get_task
 from vgift_plugin.data.photos import from_folder
-from vgift_plugin.methods.vgift import preview
 from vgift_plugin.methods.vgift.flags import Flags
 from vgift_plugin.methods.vgift.gallery import gallery, one_a_line
+from vgift_plugin.methods.vgift.preview import preview
 from vgift_plugin.methods.vgift.stream import Stream
 
 N = 6

@@ -1,13 +1,14 @@
-"""What all pages share: where they may be written, and what a narrow window and paper show of them."""
+"""What all pages share: output paths, templates, and the layout in a narrow window and on paper."""
 
 import os
 import re
 
 import pytest
+from jinja2 import UndefinedError
 from test_gallery import browse, needs_browser
 
 from vgift_plugin.errors import ConfigError
-from vgift_plugin.report.page import check_outputs, plot, report
+from vgift_plugin.report.page import check_outputs, render
 
 
 @pytest.mark.parametrize(
@@ -15,8 +16,8 @@ from vgift_plugin.report.page import check_outputs, plot, report
     [
         (("a.pdf",), "must end in .html"),
         (("gone/a.html",), "there is no folder"),
-        (("folder.html",), "folder.html is there already and is no ordinary file"),
-        (("a.html", "folder.html"), "folder.html is there already and is no ordinary file"),
+        (("folder.html",), "folder.html exists and is not a regular file"),
+        (("a.html", "folder.html"), "folder.html exists and is not a regular file"),
         (("a.html", None, "./a.html"), "./a.html is named for two files"),
         (("a.html", "a.json", os.path.join("folder.html", "..", "a.json")), "is named for two files"),
         (("/proc/a.html",), "/proc/a.html cannot be written"),
@@ -36,6 +37,11 @@ def test_older_files_may_be_written_over_and_are_left_alone_until_then(tmp_path)
     assert (tmp_path / "a.html").read_text() == "older" and len(list(tmp_path.iterdir())) == 1
 
 
+PLOT = """
+{% extends "report.html" %}
+{% from "macros.html" import plot %}
+{% block results %}{% call plot(920, 100) %}<text>x</text>{% endcall %}{% endblock %}
+"""
 PRINT = """
 for (const sheet of document.styleSheets) for (const rule of [...sheet.cssRules])
   if (rule.media?.mediaText === "print")
@@ -43,10 +49,19 @@ for (const sheet of document.styleSheets) for (const rule of [...sheet.cssRules]
 """
 
 
+def test_values_are_escaped_and_none_may_be_missing(tmp_path):
+    own = tmp_path / "own.html"
+    own.write_text("{% extends 'report.html' %}{% block about %}{{ about }}{% endblock %}")
+    assert "&lt;b&gt; &amp; c" in render(own, about="<b> & c", table="")
+    with pytest.raises(UndefinedError, match="'table' is undefined"):
+        render(own, about="")
+
+
 @needs_browser
 def test_plots_can_be_read_in_a_narrow_window_and_tables_on_paper(tmp_path):
-    page = tmp_path / "page.html"
-    page.write_text(report("t", "h", "a", [plot(920, 100, ["<text>x</text>"])], "0123456789" * 12))
+    page, own = tmp_path / "page.html", tmp_path / "own.html"
+    own.write_text(PLOT)
+    page.write_text(render(own, table="0123456789" * 12))
     state = """
         document.body.style.width = "%dpx";
         const pre = document.querySelector("pre");

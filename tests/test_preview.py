@@ -33,12 +33,6 @@ def test_the_page_is_self_contained_and_shows_every_sample(photos, tmp_path):
         assert f'<div class="answer">{stream(0, j).response}</div>' in html
 
 
-def test_the_sheet_is_a_picture(photos, tmp_path):
-    out = tmp_path / "sheet.png"
-    assert preview("--ssl_tasks", ALL, "--image_folder", photos, "-n", 5, "-o", out).returncode == 0
-    assert Image.open(out).size[0] == 4 * 320
-
-
 def test_records_choose_the_images(photos, data_path, tmp_path):
     out = tmp_path / "x.html"
     glob = ["--ssl_images", "coffee*"]
@@ -52,14 +46,14 @@ def test_records_choose_the_images(photos, data_path, tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--ssl_tasks", "rotatoin", "-o", "x.png"], "did you mean 'rotation'?"),
-        (["-o", "x.png"], "--ssl_tasks is missing; known tasks: color, correspondence, rotation"),
-        (["--ssl_tasks", "rotation", "-o", "x.pdf"], "must end in .html or .png"),
-        (["--ssl_tasks", "rotation", "-o", "absent/x.png"], "there is no folder"),
-        (["--ssl_tasks", "rotation", "-o", "x.png", "-n", "0"], "at least one sample"),
-        (["--ssl_tasks", "rotation", "-o", "x.png", "--data_path", "absent.json"], "absent.json: cannot be read"),
-        (["--ssl_tasks", "rotation", "-o", "x.png", "--data_path", "README.md"], "README.md: cannot be read"),
-        (["--ssl_tasks", "rotation", "-o", "x.png", "--ssl_images", "a/*"], "none of the 5 images"),
+        (["--ssl_tasks", "rotatoin", "-o", "x.html"], "did you mean 'rotation'?"),
+        (["-o", "x.html"], "--ssl_tasks is missing; known tasks: color, correspondence, rotation"),
+        (["--ssl_tasks", "rotation", "-o", "x.pdf"], "must end in .html"),
+        (["--ssl_tasks", "rotation", "-o", "absent/x.html"], "there is no folder"),
+        (["--ssl_tasks", "rotation", "-o", "x.html", "-n", "0"], "at least one sample"),
+        (["--ssl_tasks", "rotation", "-o", "x.html", "--data_path", "absent.json"], "absent.json: cannot be read"),
+        (["--ssl_tasks", "rotation", "-o", "x.html", "--data_path", "README.md"], "README.md: cannot be read"),
+        (["--ssl_tasks", "rotation", "-o", "x.html", "--ssl_images", "a/*"], "none of the 5 images"),
     ],
 )
 def test_mistakes_are_told_without_a_traceback(photos, args, message):
@@ -69,7 +63,7 @@ def test_mistakes_are_told_without_a_traceback(photos, args, message):
 
 
 def test_a_missing_folder_is_told(tmp_path):
-    done = preview("--ssl_tasks", "rotation", "--image_folder", tmp_path / "absent", "-o", "x.png")
+    done = preview("--ssl_tasks", "rotation", "--image_folder", tmp_path / "absent", "-o", "x.html")
     assert done.returncode == 2 and "absent is not a folder" in done.stderr
 
 

@@ -20,10 +20,10 @@ from vgift_plugin.data.photos import from_folder
 from vgift_plugin.errors import ConfigError
 from vgift_plugin.methods.vgift.flags import Flags
 from vgift_plugin.methods.vgift.stream import Stream
-from vgift_plugin.probe import probe
 from vgift_plugin.probe import task_accuracy as sights
 from vgift_plugin.probe import visual_contribution as needs
 from vgift_plugin.probe.page import _histogram
+from vgift_plugin.probe.probe import probe
 from vgift_plugin.report.intervals import mean_interval
 from vgift_plugin.tasks.registry import get_task
 
@@ -360,8 +360,7 @@ def test_what_was_passed_over_is_told(photos, tmp_path, checkpoint):
 
 def bars(values):
     """Returns [(colour, count)] of a histogram, empty bars left out."""
-    found = re.findall(r"--(good|bad)\).*?: ([\d,]+)</title>", _histogram(values))
-    return [(colour, int(count)) for colour, count in found if count != "0"]
+    return [(bar["fill"], bar["count"]) for bar in _histogram(values)["bars"] if bar["count"]]
 
 
 def test_a_histogram_shows_how_many_are_at_most_zero():

@@ -112,7 +112,7 @@ def trained_checkpoint(folder, train_flags):
 def test_the_example_task_works_as_written(tmp_path, photos):
     (code,), (entry,) = blocks("python"), blocks("toml")
     site = install(tmp_path, "mirror_task", code, entry.splitlines()[1].replace('"', ""))
-    out = tmp_path / "x.png"
+    out = tmp_path / "x.html"
     flags = ["--ssl_tasks", "mirror", "--image_folder", photos, "-n", "2", "-o", out]
     done = call([sys.executable, "-m", "vgift_plugin.cli", "preview", *flags], PYTHONPATH=site)
     assert done.returncode == 0, done.stderr

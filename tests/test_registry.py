@@ -62,7 +62,7 @@ def test_a_task_of_another_installed_package_works_like_our_own(tmp_path, photos
 )
 def test_a_broken_package_is_named_when_its_task_is_asked_for_and_not_before(tmp_path, photos, code, entry, message):
     site = install(tmp_path, "broken_task", code, entry)
-    out = tmp_path / "x.png"
+    out = tmp_path / "x.html"
     flags = ["--image_folder", photos, "-n", 1, "-o", out]
     fine = call([*VGIFT, "preview", "--ssl_tasks", "rotation", *flags], PYTHONPATH=site)
     assert fine.returncode == 0, fine.stderr

@@ -20,7 +20,7 @@ from vgift_plugin.methods.stic import corruption, preferences, prompts
 from vgift_plugin.methods.stic.describe import candidates, describe, with_description
 from vgift_plugin.methods.stic.page import marked, preview_preferences
 from vgift_plugin.methods.stic.prefer import SHARES, Plan, cut_off_hint, prefer
-from vgift_plugin.probe import probe
+from vgift_plugin.probe.probe import probe
 
 host = pytest.mark.host
 TOKENS = 24  # more than any reply has
@@ -323,15 +323,19 @@ def test_the_pairs_as_a_page(whole, many, tmp_path):
     size = corruption.corrupt(Image.open(many / low["image"]), low["corruption"]).size
     assert f'width="{size[0]}" height="{size[1]}" alt="{low["image"]}, made worse"' in html
     assert html.count("<mark>") >= 9
-    done = call([*VGIFT, "preview", *flags, "-o", tmp_path / "x.png", "--ssl_tasks", "rotation"])
+    done = call([*VGIFT, "preview", *flags, "-o", tmp_path / "x.html", "--ssl_tasks", "rotation"])
     assert done.returncode == 2 and "--ssl_tasks has no place beside --preferences" in done.stderr
     done = call([*VGIFT, "preview", "--preferences", many / "07.jpg", *flags[2:], "-o", page])
     assert done.returncode == 2 and "07.jpg is no preference file" in done.stderr
 
 
 def test_what_differs_is_marked():
-    assert marked("a <b> cat sat", "a dog sat") == ("a <mark>&lt;b&gt; cat</mark> sat", "a <mark>dog</mark> sat")
-    assert marked("a b", "b") == ("<mark>a</mark> b", "b")
+    start, end = ("equal", "a"), ("equal", "sat")
+    assert marked("a <b> cat sat", "a dog sat") == (
+        [start, ("different", "<b> cat"), end],
+        [start, ("different", "dog"), end],
+    )
+    assert marked("a b", "b") == ([("different", "a"), ("equal", "b")], [("equal", "b")])
 
 
 @host

@@ -16,13 +16,13 @@ def flags_of(args: argparse.Namespace) -> dict:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from .launch import NO_HOOK_STATUS, run
+    from .launch import run
 
     try:
         return run(args.command, flags_of(args))
     except HookError as err:
         print(f"vgift: error: {err}", file=sys.stderr)
-        return NO_HOOK_STATUS
+        return err.exit_status
 
 
 def _preview(args: argparse.Namespace) -> int:
@@ -180,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command(
         "preview",
         _preview,
-        "look at the samples training would see: a page (.html) or a sheet (.png); needs neither LLaVA nor torch",
+        "show the samples that training would see, as a page; needs neither LLaVA nor torch",
         "examples:\n"
         "  vgift preview --ssl_tasks rotation,color,correspondence --image_folder DIR -n 12 -o gallery.html\n"
         "  vgift preview --preferences prefs.jsonl --image_folder DIR -o page.html",
@@ -192,7 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "-n", type=int, default=12, metavar="N", help="samples of each task, pairs of each kind (default 12)"
     )
-    sub.add_argument("-o", "--output", required=True, metavar="FILE", help="gallery.html or sheet.png")
+    sub.add_argument("-o", "--output", required=True, metavar="FILE", help="the page (.html)")
 
     sub = command(
         "audit",

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
+from typing import ClassVar
 
 from . import patch
 from .errors import HostMismatchError
+from .hosts import HOSTS, host_of
+from .hosts.base import ARGUMENTS, MAKE
 from .tasks.registry import task_names
 
 SHOWN = ("torch", "transformers", "tokenizers", "accelerate", "peft", "deepspeed", "flash-attn", "bitsandbytes")
-PACKAGES = ("llava", "tinyllava")
+PACKAGES = tuple(name for host in reversed(HOSTS) for name in host.packages)
 OURS = ("numpy", "pillow", "matplotlib", "PyYAML", "wrapt")
 # What is known to break LLaVA itself: distribution, first version that does, and how.
 BREAKS = (
@@ -20,6 +24,18 @@ BREAKS = (
     ("peft", (0, 13), "LLaVA's fine-tuning script fails from 0.13.0 on; 0.4.0 to 0.12.0 work"),
     ("numpy", (2,), "torch and LLaVA of the pinned versions are built for numpy 1"),
 )
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Check environment, training code and its seams."""
+
+    EXAMPLE: ClassVar[str] = "example:\n  vgift doctor"
+
+    def run(self) -> tuple[str, int]:
+        """Returns the report, and 1 where training cannot work here."""
+        report, healthy = examine()
+        return report, 0 if healthy else 1
 
 
 def examine() -> tuple[str, bool]:
@@ -70,8 +86,6 @@ def _host() -> tuple[list[str], bool]:
     known = ", ".join(f"{name} {_version(name)}" for name in offered) or "no distribution: a checkout on the path"
     where = next(iter(spec.submodule_search_locations or []), spec.origin)
     lines = [f"{package:<13} {known}  {where}"]
-    from .hook import ARGUMENTS, MAKE, check
-
     name = f"{package}.train.train"
     try:
         module = importlib.import_module(name)
@@ -79,7 +93,7 @@ def _host() -> tuple[list[str], bool]:
         reason = f"{type(err).__name__}: {err}"
         return [*lines, f"seams         {name} cannot be imported: {reason}", "verdict       cannot train here"], False
     try:
-        check(module)
+        host_of(module)
     except HostMismatchError as err:
         return [*lines, f"seams         {err}", "verdict       cannot train here"], False
     lines += [f"seam          {name}.{seam}  {module.__file__}" for seam in (ARGUMENTS, MAKE)]

@@ -2,7 +2,9 @@
 
 
 class VgiftError(Exception):
-    """Base of all errors raised on purpose; `vgift` prints its message without a traceback."""
+    """Base of all errors raised on purpose; `vgift` prints its message without a traceback and exits with a status."""
+
+    exit_status = 2
 
 
 class ConfigError(VgiftError):
@@ -17,11 +19,13 @@ class ConfigError(VgiftError):
 
 
 class HostMismatchError(VgiftError):
-    """The training code has not the two names the plugin replaces, or not with the expected signatures."""
+    """The training code lacks what the plugin replaces or asks, or has it in another form than expected."""
 
 
 class HookError(VgiftError):
-    """Self-supervised samples were asked for, and the code that trains cannot be reached by the hook."""
+    """Something was asked for, and the code that trains cannot be reached by the hook."""
+
+    exit_status = 3
 
 
 class SelfTestError(VgiftError):

@@ -18,15 +18,35 @@ from types import ModuleType
 from urllib.parse import quote, unquote
 
 from .errors import ConfigError, HookError
+from .hosts import HOSTS
+from .methods import METHODS
 from .methods.settings import Settings, all_paths
 
 logger = logging.getLogger(__name__)
 # DeepSpeed hands variables to other nodes only where their names start with PYTHON (and a few others), unquoted in a
 # shell command, hence the name and the percent encoding.
 VARIABLE = "PYTHON_VGIFT"
+MODULES_VARIABLE = "PYTHON_VGIFT_MODULES"  # read by the bootstrap, which imports nothing for it
 BOOTSTRAP = Path(__file__).parent / "_bootstrap"
 PATIENCE_S = 300
-NO_HOOK_STATUS = 3
+
+
+class RunCommand:
+    """Run an unedited training command with the methods that its flags ask for.
+
+    A flag in the training script itself wins over the same flag here. Exit status: the command's own; 3 where it ended
+    well without ever meeting the plugin.
+    """
+
+    OPTIONS = tuple(method.Flags for method in METHODS)
+    EXAMPLE = "example:\n  vgift run --ssl_tasks rotation,color --ssl_ratio 0.05 -- bash scripts/v1_5/finetune.sh"
+
+    def __init__(self, flags: dict, command: list[str]):
+        self.flags, self.command = flags, command
+
+    def run(self) -> int:
+        """Returns the command's exit status; see `run`."""
+        return run(self.command, self.flags)
 
 
 def run(command: list[str], flags: dict) -> int:
@@ -52,7 +72,8 @@ def run(command: list[str], flags: dict) -> int:
     with tempfile.TemporaryDirectory(prefix="vgift-run-") as receipts:
         payload = json.dumps({"flags": flags, "receipts": receipts})
         path = os.pathsep.join(filter(None, [str(BOOTSTRAP), os.environ.get("PYTHONPATH")]))
-        environment = {**os.environ, "PYTHONPATH": path, VARIABLE: quote(payload, safe="")}
+        modules = " ".join(name for host in HOSTS for name in host.modules)
+        environment = {**os.environ, "PYTHONPATH": path, VARIABLE: quote(payload, safe=""), MODULES_VARIABLE: modules}
         with _signals_passed_on() as adopt:
             try:
                 process = subprocess.Popen(command, env=environment)

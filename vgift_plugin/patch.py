@@ -9,7 +9,9 @@ from __future__ import annotations
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+from .data.arguments import option
 from .data.files import write_whole
 from .errors import ConfigError
 
@@ -141,6 +143,27 @@ def run(action: str, path: str) -> tuple[str, bool]:
     except OSError as err:
         raise ConfigError(f"{file}: cannot be written: {err.strerror}; nothing was changed") from err
     return f"{file}: patch {patch.name} is {wanted} now{others}", wanted == APPLIED
+
+
+@dataclass(frozen=True)
+class PatchCommand:
+    """Put three lines that attach the plugin into a checkout's train.py, or take them out.
+
+    `status` exits with 1 where they are not there. A file that has drifted is refused, untouched.
+    """
+
+    EXAMPLE: ClassVar[str] = (
+        "example:\n  vgift patch apply ~/LLaVA\n\n"
+        "After it, plain `bash scripts/v1_5/finetune.sh` takes the plugin's flags."
+    )
+
+    action: str = option(help="what to do", positional=True, choices=("status", "apply", "revert"))
+    path: str = option(help="the checkout: the folder with llava/ (or tinyllava/) in it", positional=True)
+
+    def run(self) -> tuple[str, int]:
+        """Returns one line, and 1 where `status` finds no patch."""
+        line, applied = run(self.action, self.path)
+        return line, 0 if applied or self.action != "status" else 1
 
 
 def _advice(patch: Patch) -> str:

@@ -10,6 +10,7 @@ from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+MODULES = os.environ.get("PYTHON_VGIFT_MODULES", "").split()  # training modules of the known hosts, by `vgift run`
 
 
 def chain():
@@ -43,7 +44,7 @@ class Guard:
         self.why = why
 
     def find_spec(self, name, path=None, target=None):
-        if name == "llava.train.train":
+        if name in MODULES:
             raise ImportError(
                 f"vgift run started this training with {sys.executable}, which lacks vgift-plugin ({self.why}); "
                 "pip install vgift-plugin there, or start vgift from that environment"
@@ -56,11 +57,11 @@ def hook():
     try:
         from wrapt import register_post_import_hook
 
-        from vgift_plugin.hosts import HOSTS
+        import vgift_plugin  # noqa: F401
     except ImportError as err:
         sys.meta_path.insert(0, Guard(err))
         return
-    for name in (name for host in HOSTS for name in host.modules):
+    for name in MODULES:
         register_post_import_hook(attach, name)
     register_post_import_hook(watch_parser, "transformers.hf_argparser")
 

@@ -1,70 +1,65 @@
-"""The audit's page: a plot a task, the samples each cheat got right, and all numbers."""
+"""The page of `vgift audit`: a bar chart for each task, samples that a leaking solver got right, all numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from html import escape
+from typing import Any
 
 from ..methods.vgift.flags import VgiftFlags
-from ..report.page import (
-    bar,
-    chance_line,
-    flag_words,
-    picture,
-    plot,
-    report,
-)
+from ..report.page import embed, flag_words, render
 from ..tasks.task import Sample
-from .results import LEAK, Report, split_words
+from .results import LEAK, Report, Row, split_words
 from .solvers import CHEAT, SOLVERS
 
-FIGURE_PX = 240
-STYLE = """\
-.grid { grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); }
-figure { font-size: .8rem; } figure img { width: 100%; height: 10rem; object-fit: contain; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1rem; } dd { margin: 0; }
-"""
-READING = """A <em>cheat</em> sees nothing of what the picture shows and must stay at chance; a <em>cue</em> sees a
-little of it and may beat chance. Bars: accuracy on held-out photographs; whiskers: 95 % interval; dashed line:
-chance."""
+PICTURE_PX = 240
+Section = dict[str, Any]  # a task's values in the template
 
 
-def audit_page(n: int, flags: VgiftFlags, sections: Sequence[str], table: str) -> str:
-    """Returns the page of n samples a task: the tasks' sections, then the terminal's table."""
-    about = f"{escape(f'{n:,} samples a task with {flag_words(flags)}')}</p>\n<p>{READING}"
-    seen = "".join(f"<dt>{escape(one.name)}</dt><dd>{escape(one.about)}</dd>" for one in SOLVERS)
-    sections = [*sections, f"<section><h2>What each solver sees</h2><dl>{seen}</dl></section>"]
-    return report("vgift audit", "What can be answered without looking?", about, sections, table, STYLE)
+def audit_page(n: int, flags: VgiftFlags, sections: Sequence[Section], table: str) -> str:
+    """Returns the page.
+
+    Args:
+        n: number of samples of each task.
+        flags: the audit's flags.
+        sections: see `section`.
+        table: all numbers.
+    """
+    about = f"{n:,} samples a task with {flag_words(flags)}"
+    solvers = {solver.name: solver.about for solver in SOLVERS}
+    return render("audit.html", about=about, tasks=sections, solvers=solvers, table=table)
 
 
-def section(found: Report, samples: Callable[[int], Sample]) -> str:
-    """Returns a task's part of the page; the samples of a leak are painted again for it."""
-    parts = [f"<h2>{escape(found.task)}</h2><p>{escape(split_words(found.split))}</p>{_bars(found)}"]
-    for solver, numbers in found.solved.items():
-        figures = "".join(_figure(samples(j)) for j in numbers)
-        parts.append(f'<h3>Solved by {escape(solver)} alone</h3><div class="grid">{figures}</div>')
-    return f"<section>{''.join(parts)}</section>"
+def section(found: Report, samples: Callable[[int], Sample]) -> Section:
+    """Returns a task's part of the page.
+
+    Args:
+        found: the task's results.
+        samples: returns a sample by its number; samples that a leaking solver got right are painted again.
+    """
+    return {
+        "name": found.task,
+        "split": split_words(found.split),
+        "chance": found.rows[0].chance,
+        "bars": [_bar(row) for row in found.rows],
+        "solved": {solver: [_figure(samples(j)) for j in numbers] for solver, numbers in found.solved.items()},
+    }
 
 
-def _bars(found: Report) -> str:
-    """Returns one SVG: a bar a solver, its interval, and a dashed line at chance."""
-    left, wide, high = 190, 600, 26
-    tall = high * len(found.rows) + 24
-    shapes = []
-    for k, row in enumerate(found.rows):
-        y = k * high + 6
-        shapes.append(f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{escape(row.solver)}</text>')
-        if row.accuracy is None:
-            shapes.append(f'<text x="{left + 8}" y="{y + 13}">nothing of the kind to see</text>')
-            continue
-        fill = "bad" if row.verdict == LEAK else "good" if row.kind == CHEAT else "cue"
-        words = f"{row.accuracy:.1%} {row.verdict}"
-        shapes.append(bar(left, wide, y, 16, row.accuracy, (row.low, row.high), fill, words))
-    shapes.append(chance_line(left, wide, tall, found.rows[0].chance))
-    return plot(left + wide + 130, tall, shapes)
+def _bar(row: Row) -> dict[str, Any]:
+    absent = row.accuracy is None
+    return {
+        "label": row.solver,
+        "share": row.accuracy,
+        "low": row.low,
+        "high": row.high,
+        "fill": "bad" if row.verdict == LEAK else "good" if row.kind == CHEAT else "cue",
+        "text": "nothing of the kind to see" if absent else f"{row.accuracy:.1%} {row.verdict}",
+    }
 
 
-def _figure(sample: Sample) -> str:
-    words = f"{sample.response} ({sample.image.width}×{sample.image.height})"
-    image = picture(sample.image, f"{sample.task} sample", quality=88, longest_px=FIGURE_PX)
-    return f"<figure>{image}<figcaption>{escape(words)}</figcaption></figure>"
+def _figure(sample: Sample) -> dict[str, Any]:
+    return {
+        "picture": embed(sample.image, quality=88, longest_px=PICTURE_PX),
+        "alt": f"{sample.task} sample",
+        "text": f"{sample.response} ({sample.image.width}×{sample.image.height})",
+    }

@@ -83,12 +83,21 @@ class Host(Protocol):
     def source(self, data_args: Any) -> str:
         """Returns what to call the base records in the mix table."""
 
-    def length_attributes(self, dataset: Any) -> tuple[str, ...]:
-        """Returns which of `lengths` and its likes the host's samplers ask its dataset for."""
+    def conversations(self, dataset: Any) -> int:
+        """Returns how many conversations the base records are; a packed item counts each of its own."""
 
     # From a record to an item
-    def one_record(self, dataset: Any, record: dict) -> Any:
-        """Returns a copy of the dataset that has this one record, whose pictures have absolute paths."""
+    def item(self, dataset: Any, record: dict) -> Any:
+        """Returns the dataset's item for a record whose pictures have absolute paths; raises what the host raises."""
+
+    def lengths(self, dataset: Any, record: dict) -> dict[str, int]:
+        """Returns the length attributes that the host's samplers ask its dataset for, for this record alone."""
+
+    def visible_ids(self, ids: Any) -> list[int]:
+        """Returns token ids (any shape) as a flat list, with a negative number for each place of a picture."""
+
+    def segments(self, dataset: Any, index: int, item: Any) -> list[tuple[slice, dict]]:
+        """Returns the conversations in item `index`: which of its tokens, and the base record."""
 
     def crop_canvas(self, dataset: Any) -> tuple[int, int, int] | None:
         """Returns the colour to pad a picture to a square with, where the host would cut its borders off; else None."""

@@ -45,16 +45,15 @@ class Encoder:
     def record(self, record: dict, pictures: Sequence[Image.Image]) -> Any:
         """Returns the host's item for a record with these pictures in the place of its own."""
         if not pictures:
-            return self.host.one_record(self.dataset, record)[0]
+            return self.host.item(self.dataset, record)
         with ExitStack() as files:
             paths = [files.enter_context(lossless_file(picture)) for picture in pictures]
             image = paths if isinstance(record["image"], list) else paths[0]
-            return self.host.one_record(self.dataset, {**record, "image": image})[0]
+            return self.host.item(self.dataset, {**record, "image": image})
 
     def lengths(self, sample: Sample) -> dict[str, int]:
-        """Returns the length attributes that the host's dataset has, for this sample alone."""
-        one = self.host.one_record(self.dataset, sample.record("vgift-length", "image.ppm"))
-        return {name: getattr(one, name)[0] for name in self.host.length_attributes(self.dataset)}
+        """Returns the length attributes of the host's dataset for this sample alone; no picture is read."""
+        return self.host.lengths(self.dataset, sample.record("vgift-length", "image.ppm"))
 
 
 @contextmanager

@@ -78,16 +78,30 @@ class LLaVA:
     def source(self, data_args: Any) -> str:
         return str(data_args.data_path)
 
-    def length_attributes(self, dataset: Any) -> tuple[str, ...]:
-        return ("lengths", "modality_lengths")
+    def conversations(self, dataset: Any) -> int:
+        return len(dataset)
 
-    def one_record(self, dataset: Any, record: dict) -> Any:
-        view = copy.copy(dataset)
-        if view.data_args.image_folder is None:  # the host joins it with the path
-            view.data_args = copy.copy(view.data_args)
-            view.data_args.image_folder = ""
-        view.list_data_dict = [record]
-        return view
+    def item(self, dataset: Any, record: dict) -> Any:
+        return self._alone(dataset, record)[0]
+
+    def lengths(self, dataset: Any, record: dict) -> dict[str, int]:
+        alone = self._alone(dataset, record)
+        return {name: getattr(alone, name)[0] for name in ("lengths", "modality_lengths")}
+
+    def _alone(self, dataset: Any, record: dict) -> Any:
+        """Returns a copy of the dataset that has this one record."""
+        alone = copy.copy(dataset)
+        if alone.data_args.image_folder is None:  # the host joins it with the path
+            alone.data_args = copy.copy(alone.data_args)
+            alone.data_args.image_folder = ""
+        alone.list_data_dict = [record]
+        return alone
+
+    def visible_ids(self, ids: Any) -> list[int]:
+        return ids.flatten().tolist()  # a picture's place is -200
+
+    def segments(self, dataset: Any, index: int, item: Any) -> list[tuple[slice, dict]]:
+        return [(slice(None), dataset.list_data_dict[index])]
 
     def crop_canvas(self, dataset: Any) -> tuple[int, int, int] | None:
         """The processor's mean, as LLaVA pads with. `--image_aspect_ratio pad` shows all of a picture, and so do the

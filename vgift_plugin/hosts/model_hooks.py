@@ -111,6 +111,7 @@ class ModelHooks(TrainerCallback):
         self._micro_step = 0
         self._running = False
         self._facts: Tensor | None = None
+        self._items: Any = None
         self._tokens: Tokens | None = None
         self._undo: list[Callable[[], None]] = []
 
@@ -219,7 +220,8 @@ class ModelHooks(TrainerCallback):
         self._begin(module.training)
         self._facts = kwargs.pop(token_facts.KEY, None)
         labels = kwargs.get("labels")
-        self._tokens = None if labels is None else Tokens.of(labels, self._facts)
+        self._items = kwargs.get("num_items_in_batch")
+        self._tokens = None if labels is None else Tokens.of(labels, self._facts, self._items)
         self._running = True
         try:
             output = original(*args, **kwargs)
@@ -261,7 +263,7 @@ class ModelHooks(TrainerCallback):
         for step in self.steps:
             prepared = step.prepared(prepared)
         if labels is not None and prepared.labels is not None:
-            self._tokens = Tokens.of(prepared.labels, prepared.facts)
+            self._tokens = Tokens.of(prepared.labels, prepared.facts, self._items)
         if mask is None and prepared.attention_mask is found.attention_mask:
             prepared = prepared._replace(attention_mask=None)
         return tuple(prepared[:6])

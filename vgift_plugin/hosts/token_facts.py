@@ -1,9 +1,11 @@
-"""What is known of each token beside its label: which task it is of, and whether it is an instruction's.
+"""What is known of each token beside its label: whose it is, which task it is of, whether it is an instruction's.
 
-One int64 tensor of the labels' shape: 2 × task + instruction, where task is 0 for the host's own records and 1, 2, …
-for self-supervised tasks. It rides in a key of its own, beside the labels and never inside them. Where the host moves
-labels (it pads a batch, or puts pictures between tokens) the facts have to move along. So for that one call the host is
-given *places* in the stead of labels; wherever it puts a place, there go the label and the facts of that place.
+One int64 tensor of the labels' shape: bit 0 is the instruction's, bits 1 to 15 the task's number (0 for the host's own
+records, 1, 2, … for self-supervised tasks), the rest the sample's number in its batch, by which rows that the host
+flattened into one are told apart. It rides in a key of its own, beside the labels and never inside them.
+
+Where the host moves labels (it pads a batch, or puts pictures between tokens) the facts have to move along. For that one
+call the host is given *places* in the stead of labels; wherever it puts a place, there go its label and its facts.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from ..data.proxy import Proxy
 from . import IGNORE_INDEX
 
 KEY = "vgift_token_facts"
+SAMPLE = 16  # the lowest bit of the sample's number
 
 
 class Tokens(NamedTuple):
@@ -28,16 +31,22 @@ class Tokens(NamedTuple):
         labels: IGNORE_INDEX where there is no loss.
         task: 0 for base records; None where the batch carries no facts.
         instruction: booleans; None likewise.
+        sample: the sample's number in the batch; None likewise.
+        items: what the model divides its summed loss by; None where that is the number of supervised tokens.
     """
 
     labels: Tensor
     task: Tensor | None
     instruction: Tensor | None
+    sample: Tensor | None = None
+    items: Any = None
 
     @classmethod
-    def of(cls, labels: Tensor, facts: Tensor | None) -> Tokens:
+    def of(cls, labels: Tensor, facts: Tensor | None, items: Any = None) -> Tokens:
         """Reads facts."""
-        return cls(labels, None, None) if facts is None else cls(labels, facts >> 1, (facts & 1).bool())
+        if facts is None:
+            return cls(labels, None, None, None, items)
+        return cls(labels, facts >> 1 & (1 << SAMPLE - 1) - 1, (facts & 1).bool(), facts >> SAMPLE, items)
 
 
 def with_facts(item: Any, task: int | None = None, instruction: Tensor | None = None) -> Any:

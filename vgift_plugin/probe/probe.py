@@ -229,7 +229,7 @@ def _sights(answers: Answers, load: Callable[[], Checkpoint], made: Sequence[Str
 def _test(stream: Stream, checkpoint: Checkpoint) -> None:
     """Sends a few samples through the host, as training does before its first step."""
     try:
-        self_test(stream, checkpoint, checkpoint.template, checkpoint.tokenizer, checkpoint.host.name)
+        self_test(stream, checkpoint, checkpoint.template, checkpoint.tokenizer, checkpoint.host)
     except SelfTestError as err:
         raise SelfTestError(f"{err} (The template is --conv-mode here.)") from err
 
@@ -273,4 +273,4 @@ def _needs(
         table += "\n" + describing.table(result["describe_first"])
         for one, row in zip(listed, measured, strict=True):
             one |= {name: row[name] for name in describing.FIELDS if name in row}
-    return table, result, functools.partial(needs_page, chosen, results, measured)
+    return table, result, functools.partial(needs_page, chosen, measured)

@@ -1,9 +1,11 @@
-"""What there is to choose from, as text: every task with its knobs and a sample, and the table of flags."""
+"""`vgift tasks`: every task with its knobs and a sample."""
 
 from __future__ import annotations
 
 import json
 import textwrap
+from dataclasses import dataclass
+from typing import ClassVar
 
 from ..data.seeding import generator
 from ..errors import UnsuitableImage
@@ -12,16 +14,15 @@ from .registry import get_task, task_names
 from .task import Task
 
 
-def describe_tasks(markdown: bool = False) -> str:
-    """Returns every task with what it needs, chance level, knobs and one sample, for the terminal or as a table."""
-    kinds = [get_task(name) for name in task_names()]
-    if markdown:
-        rows = ["| task | what it is | images | chance | knobs (default) |", "|---|---|---|---|---|"]
-        for kind in kinds:
-            knobs = ", ".join(f"`{name}` ({json.dumps(default)})" for name, (default, _) in kind.knobs().items())
-            rows.append(f"| `{kind.name}` | {summary(kind)} | {kind.images} | {kind().chance:.2%} | {knobs} |")
-        return "\n".join(rows)
-    return "\n\n".join(map(_described, kinds))
+@dataclass(frozen=True)
+class ListTasks:
+    """List the tasks: chance level, knobs, one sample."""
+
+    EXAMPLE: ClassVar[str] = "example:\n  vgift tasks"
+
+    def run(self) -> str:
+        """Returns every task with what it needs, its chance level, its knobs and one sample."""
+        return "\n\n".join(_described(get_task(name)) for name in task_names())
 
 
 def summary(kind: type[Task]) -> str:

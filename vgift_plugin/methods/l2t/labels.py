@@ -18,6 +18,7 @@ from ...data.proxy import WrappedDataset
 from ...data.records import IMAGE, has_picture, human_texts, is_human
 from ...data.tally import Tally
 from ...hosts import IGNORE_INDEX
+from ...hosts.base import Host
 from ...hosts.token_facts import with_facts
 from ...hosts.token_text import TokenText
 from ...tasks.task import Sample
@@ -75,6 +76,7 @@ class InstructionLabels:
         text: whether records without a picture are supervised too.
         encode: the host's text path: turns a record into its token ids.
         tokenizer: the run's.
+        visible_ids: the host's, see `Host.visible_ids`.
         tally: counts the records left as they were, by reason.
     """
 
@@ -83,6 +85,7 @@ class InstructionLabels:
     text: bool
     encode: Callable[[dict], list[int]]
     tokenizer: Any
+    visible_ids: Callable[[torch.Tensor], list[int]]
 
     def __post_init__(self):
         self.tally = Tally()
@@ -122,18 +125,16 @@ class InstructionLabels:
         except Unfit as unfit:
             self.tally("instructions", unfit.reason, [str(record.get("id"))])
             return item
-        item = with_facts(item, instruction=mask)
-        item["labels"] = torch.where(mask, item["input_ids"], item["labels"])
-        return item
+        return with_instruction(item, mask)
 
     def mask(
         self, input_ids: torch.Tensor, labels: torch.Tensor, record: dict, marks: list[list[Span]]
     ) -> torch.Tensor:
-        """Returns which tokens of a record's instruction are supervised, as booleans of the labels' shape (L,).
+        """Returns which tokens of a record's instruction are supervised, as booleans of the labels' shape.
 
         Args:
-            input_ids: (L,) what the host made of the record.
-            labels: (L,) the same; -100 outside the response.
+            input_ids: (L,) or (1, L), what the host made of the record.
+            labels: the same; -100 outside the response.
             record: the record.
             marks: spans of each human turn.
 
@@ -145,7 +146,7 @@ class InstructionLabels:
             raise Unfit(MASKED)
         if not any(marks) and self.mode != "full":
             return torch.zeros_like(free)
-        ids = input_ids.tolist()
+        ids = self.visible_ids(input_ids)
         chosen = self._located(ids, record, marks)
         if has_picture(record) and (chosen.any() or self.mode == "full"):
             pictures = [k for k, id in enumerate(ids) if id < 0]
@@ -153,7 +154,7 @@ class InstructionLabels:
                 raise Unfit(NO_PICTURE_YET)
         if self.mode == "full":
             chosen = self._all(ids)
-        return torch.from_numpy(chosen).to(free.device) & free
+        return torch.from_numpy(chosen).to(free.device).view_as(free) & free
 
     def _located(self, ids: list[int], record: dict, marks: list[list[Span]]) -> np.ndarray:
         """Returns which tokens lie in the marked spans, special tokens left out."""
@@ -164,38 +165,56 @@ class InstructionLabels:
         return covered(text, tokens, places) & ~np.isin(ids, self._special)
 
     def _all(self, ids: list[int]) -> np.ndarray:
-        """Returns all tokens but BOS, padding, the picture's place and the white space beside it.
+        """Returns all tokens but BOS, padding, pictures' places and the white space beside them.
 
-        Its place begins and ends with the pair of special tokens around it, where there is one (`<im_start>`).
+        A picture's place is a run of negative ids, and the pair of special tokens around it, where there is one
+        (`<im_start>`, `<|vision_start|>`).
         """
         text, tokens = self.texts.read(ids)
         chosen = (np.array(ids) >= 0) & ~np.isin(ids, self._never)
         special = np.isin(ids, self._special)
-        for picture in (k for k, id in enumerate(ids) if id < 0):
-            reach = int(0 < picture < len(ids) - 1 and special[picture - 1] and special[picture + 1])
-            chosen[picture - reach : picture + reach + 1] = False
-            for step in (-1, 1):
-                k = picture + step * (1 + reach)
+        for first in (k for k, id in enumerate(ids) if id < 0 and (k == 0 or ids[k - 1] >= 0)):
+            last = next(k for k in range(first, len(ids) + 1) if k == len(ids) or ids[k] >= 0) - 1
+            reach = int(first > 0 and last < len(ids) - 1 and special[first - 1] and special[last + 1])
+            chosen[first - reach : last + reach + 1] = False
+            for step, start in ((-1, first - reach - 1), (1, last + reach + 1)):
+                k = start
                 while 0 <= k < len(ids) and ids[k] >= 0 and text[slice(*tokens[k])].isspace():
                     chosen[k] = False
                     k += step
         return chosen
 
 
+def with_instruction(item: Any, mask: torch.Tensor) -> Any:
+    """Returns a copy of an item with the labels of its instruction, booleans of the labels' shape."""
+    item = with_facts(item, instruction=mask)
+    item["labels"] = torch.where(mask, item["input_ids"], item["labels"])
+    return item
+
+
 class InstructedDataset(WrappedDataset):
     """The host's dataset with labels of the instructions. Every other attribute is the host's.
 
     Args:
-        base: the host's dataset, or one around it.
-        records: the base records.
+        host: the training code's family.
+        base: the host's dataset.
         labels: makes the labels.
     """
 
-    def __init__(self, base: Any, records: Sequence[dict], labels: InstructionLabels):
-        self.base, self.records, self.labels = base, records, labels
+    def __init__(self, host: Host, base: Any, labels: InstructionLabels):
+        self.host, self.base, self.labels = host, base, labels
 
     def __getitem__(self, index: int) -> Any:
-        return self.labels(self.base[index], self.records[index])
+        item = self.base[index]
+        segments = self.host.segments(self.base, index, item)
+        if len(segments) == 1:
+            return self.labels(item, segments[0][1])
+        mask = torch.zeros_like(item["labels"], dtype=torch.bool)  # a packed item: several conversations in a row
+        for place, record in segments:
+            part = {name: item[name][..., place] for name in ("input_ids", "labels")}
+            labelled = self.labels(part, record)
+            mask[..., place] = labelled["labels"] != part["labels"]
+        return with_instruction(item, mask)
 
 
 @dataclass

@@ -22,7 +22,8 @@ class InstructionLosses(Step, TrainerCallback):
 
     Args:
         weight: of an instruction's token beside a response's, λ from 0 up. With 1, the paper's, the model's own loss is
-            left as it is; else (responses + λ · instructions) over their tokens, counted alike, takes its place.
+            left as it is; else (responses + λ · instructions) over their tokens, counted alike, takes its place. (Over
+            all tokens of the optimizer step, where transformers' trainer says how many these are, from 4.46 on.)
     """
 
     def __init__(self, weight: float = 1.0):
@@ -56,10 +57,12 @@ class InstructionLosses(Step, TrainerCallback):
                 cross_entropy(logits[some].float(), labels[some], reduction="sum")
                 for some in zip(rows.split(ROWS), columns.split(ROWS), strict=True)
             )
-            # The model's loss is one mean over all of them: what responses leave of it is the instructions'.
-            rest = output.loss * (responses + instructions) - response
+            # The model's loss is one sum over all of them, divided: what responses leave of it is the instructions'.
+            divisor = responses + instructions if tokens.items is None else tokens.items
+            rest = output.loss * divisor - response
             if self.required:  # of instructions alone, with weight 0, nothing is learned
-                output.loss = (response + self.weight * rest) / (responses + self.weight * instructions or 1)
+                weighted = responses + self.weight * instructions or 1
+                output.loss = (response + self.weight * rest) / (weighted if tokens.items is None else divisor)
         counts = response.new_tensor([responses, instructions])
         sums = torch.stack([response.detach(), counts[0], rest.detach(), counts[1]]).double()
         self._sums = sums if self._sums is None else self._sums + sums

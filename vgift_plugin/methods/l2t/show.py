@@ -1,50 +1,68 @@
-"""`vgift labels`: which tokens of some records are masked, learned as instruction, or learned as response."""
+"""`vgift labels`: shows which tokens of some records are masked, learned as instruction, or learned as response."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from html import escape
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Optional
 
+from ...data.arguments import option
+from ...data.files import write_whole
 from ...data.records import read_records
 from ...errors import ConfigError
-from ...report.page import document
+from ...report.page import check_outputs, render
 from .flags import L2TFlags
 
 MASKED, INSTRUCTION, RESPONSE = "masked", "instruction", "response"
 ANSI = {MASKED: "\033[2m{}\033[0m", INSTRUCTION: "\033[1;32m{}\033[0m", RESPONSE: "\033[1;34m{}\033[0m"}
 PLAIN = {MASKED: "{}", INSTRUCTION: "⟦{}⟧", RESPONSE: "⟪{}⟫"}
 
-STYLE = """\
-body { max-width: 70rem; }
-h2 { font-size: 1rem; padding-bottom: .2rem; border-bottom: 1px solid var(--line); }
-p.text { font-family: ui-monospace, monospace; white-space: pre-wrap; line-height: 1.9; overflow-wrap: anywhere;
- max-width: none; }
-i { font-style: normal; border-radius: 3px; box-shadow: inset 0 0 0 1px var(--line); padding: 1px 0; }
-.masked { color: var(--soft); } .instruction { background: #2a7f6255; } .response { background: #2f6fd055; }
-"""
-LEGEND = """<p><i class="masked">masked</i> <i class="instruction">instruction</i> <i class="response">response</i>;
-a box a token, its number on hovering.</p>"""
-
 
 @dataclass(frozen=True)
 class Shown:
-    """One record, token by token.
+    """One record as tokens.
 
     Attributes:
-        title: which record it is, and how much of it is learned.
-        tokens: (id, characters, kind) of each; a character of several tokens stands with the first.
+        title: names the record and says how many of its tokens are learned.
+        tokens: (id, text, kind) of each; a character made of several tokens is in the text of the first one.
     """
 
     title: str
     tokens: list[tuple[int, str, str]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShowLabels(L2TFlags):
+    """Show which tokens of some records are masked, learned as instruction, or learned as response.
+
+    Pictures are not read: no token depends on them.
+    """
+
+    EXAMPLE: ClassVar[str] = (
+        "example:\n  vgift labels --instruct_loss no_template --data_path mix.json \\\n"
+        "      --model_name_or_path lmsys/vicuna-7b-v1.5 -n 5 -o labels.html"
+    )
+
+    data_path: str = option(help="LLaVA records", metavar="JSON")
+    model_name_or_path: str = option(help="whose tokenizer", metavar="NAME")
+    version: str = option("v1", "the chat template")
+    model_max_length: int = option(2048, "tokens")
+    n: int = option(5, "records, spread over the file", short="-n")
+    output: Optional[str] = option(None, "also write a page (.html)", short="-o", metavar="FILE")
+
+    def run(self) -> str:
+        """See `show`."""
+        color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        given = (self.data_path, self.model_name_or_path, self.n, self.version, self.model_max_length, self.output)
+        return show(self, *given, color)
+
+
 def show(
-    flags: dict,
+    flags: Any,
     data_path: str,
     llm: str,
     n: int,
@@ -53,30 +71,28 @@ def show(
     output: str | None,
     color: bool,
 ) -> str:
-    """Returns some records for the terminal, and writes them as a page.
+    """Returns some records as text for the terminal, and writes them as a page.
 
     Args:
-        flags: {flag: value} as given.
+        flags: an object or a mapping that holds the flags.
         data_path: LLaVA records.
-        llm: whose tokenizer; a name or folder.
-        n: how many records, spread evenly over the file.
+        llm: name or folder of the model whose tokenizer is used.
+        n: number of records, spread evenly over the file.
         version: the chat template.
-        model_max_length: tokens.
-        output: `.html`, or None for no page.
-        color: whether the terminal shows colours.
+        model_max_length: in tokens.
+        output: the page, `.html`, or None.
+        color: whether the text has ANSI colours.
 
     Raises:
-        ConfigError: a flag or a path is not usable, or there is no LLaVA here; nothing was written.
+        ConfigError: a flag or a path is wrong, or LLaVA is not installed; nothing was written.
     """
     given = L2TFlags.of(flags)
     if mistakes := given.mistakes():
         raise ConfigError.of(mistakes)
     if n < 1:
         raise ConfigError(f"-n {n}: at least one record")
-    if output is not None and Path(output).suffix.lower() != ".html":
-        raise ConfigError(f"-o {output}: must end in .html")
-    if output is not None and not Path(output).resolve().parent.is_dir():
-        raise ConfigError(f"-o {output}: there is no folder {Path(output).resolve().parent}")
+    if output is not None:
+        check_outputs(output)
     records = read_records(data_path)
     if not records:
         raise ConfigError(f"--data_path {data_path}: has no record")
@@ -84,8 +100,8 @@ def show(
     about = f"--instruct_loss {given.instruct_loss}, --version {version}, tokenizer {llm}; pictures were not read"
     marks = ANSI if color else PLAIN
     if output is not None:
-        body = f"<h1>What is learned</h1>\n<p>{escape(about)}</p>\n{LEGEND}\n{''.join(map(_html, shown))}"
-        Path(output).write_text(document("vgift labels", body, STYLE), encoding="utf-8")
+        page = render("labels.html", about=about, records=[_boxes(one) for one in shown])
+        write_whole(Path(output), page.encode())
     legend = " ".join(marks[kind].format(kind) for kind in (MASKED, INSTRUCTION, RESPONSE))
     told = [about, legend, *(f"\n{one.title}\n{_text(one, marks)}" for one in shown)]
     return "\n".join(told + ([f"\n{output}: {len(shown)} records"] if output else []))
@@ -108,7 +124,7 @@ def _shown(flags: L2TFlags, data_path: str, llm: str, n: int, version: str, mode
     taught = None
     if flags.instruct_loss != "none":
         unlimited = LLaVA().text_path(base, tokenizer, UNLIMITED)
-        taught = instruction_labels(flags, records, tokenizer, unlimited.ids, lambda k: path(records[k]))
+        taught = instruction_labels(flags, records, tokenizer, lambda k: path(records[k]), LLaVA(), unlimited)
     pieces = TokenText(tokenizer)
     for k in sorted({k * len(records) // n for k in range(n)}):
         yield _record(k, records[k], path(records[k]), taught and taught[0], pieces)
@@ -118,8 +134,8 @@ def _record(k: int, record: dict, item: dict, loss: Any, pieces: Any) -> Shown:
     before = loss.tally.counts().get("instructions", {}) if loss else {}
     got = loss(item, record) if loss else item
     after = loss.tally.counts().get("instructions", {}) if loss else {}
-    ids, text_of = item["input_ids"].tolist(), pieces.read(item["input_ids"].tolist())
-    text, places = text_of
+    ids = item["input_ids"].tolist()
+    text, places = pieces.read(ids)
     tokens, reached = [], 0
     for id, (start, end), was, now in zip(ids, places, item["labels"].tolist(), got["labels"].tolist(), strict=True):
         kind = RESPONSE if was != -100 else INSTRUCTION if now != -100 else MASKED
@@ -141,9 +157,6 @@ def _text(shown: Shown, marks: dict[str, str]) -> str:
     return "".join(marks[kind].format(_printable("".join(text for _, text, _ in run))) for kind, run in runs)
 
 
-def _html(shown: Shown) -> str:
-    boxes = "".join(
-        f'<i class="{kind}" title="{id}">{escape(_printable(text)).replace(chr(10), "↵" + chr(10))}</i>'
-        for id, text, kind in shown.tokens
-    )
-    return f'<h2>{escape(shown.title)}</h2><p class="text">{boxes}</p>'
+def _boxes(shown: Shown) -> tuple[str, list[tuple[int, str, str]]]:
+    """Returns a record's title and tokens as the page shows them."""
+    return shown.title, [(id, _printable(text).replace("\n", "↵\n"), kind) for id, text, kind in shown.tokens]

@@ -16,6 +16,7 @@ from ...data.files import write_whole
 from ...data.records import has_picture, human_texts
 from ...errors import ConfigError, SelfTestError
 from ...hosts import ranks
+from ...hosts.base import Host, TextPath
 from ...hosts.encoder import Encoder
 from ...hosts.trainer import counts_of_all_ranks, is_rank_zero
 from ..run import Run
@@ -45,8 +46,9 @@ def plan(flags: L2TFlags, run: Run) -> LabelPlan | None:
         flags,
         records,
         run.tokenizer,
-        path.ids,
         lambda k: encoded(run.encoder, records[k]),
+        run.host,
+        path,
     )
     return None if made is None else LabelPlan(flags, *made)
 
@@ -66,7 +68,7 @@ class LabelPlan:
 
     def apply(self, run: Run) -> None:
         """Labels the base records, and what is encoded for training beside them."""
-        run.change(train_dataset=InstructedDataset(run.dataset, run.host.records(run.base), self.labels))
+        run.change(train_dataset=InstructedDataset(run.host, run.dataset, self.labels))
         run.train_encoder = InstructedEncoder(run.train_encoder, self.labels)
         losses = InstructionLosses(self.flags.instruct_loss_weight)
         run.add_step(losses)
@@ -117,8 +119,9 @@ def instruction_labels(
     flags: L2TFlags,
     records: Sequence[dict],
     tokenizer: Any,
-    encode: Callable[[dict], list[int]],
     item: Callable[[int], dict],
+    host: Host,
+    path: TextPath,
 ) -> tuple[InstructionLabels, Templates | None] | None:
     """Returns what gives labels to instructions, and the task templates it leaves out.
 
@@ -128,8 +131,9 @@ def instruction_labels(
         flags: the run's flags, with an `--instruct_loss`.
         records: the base records.
         tokenizer: the run's.
-        encode: the host's text path: turns a record into its token ids.
         item: makes the host's item of the k-th record, to be tested.
+        host: the training code's family.
+        path: how it words and tokenises records.
 
     Raises:
         ConfigError: no record has a picture, or a file of templates is malformed.
@@ -141,7 +145,9 @@ def instruction_labels(
             f"--instruct_loss {flags.instruct_loss}: none of the {len(records):,} base records has a picture to "
             "predict its instruction from; --instruct_loss_text True supervises records without one"
         )
-    labels = InstructionLabels(flags.instruct_loss, frozenset(), flags.instruct_loss_text, encode, tokenizer)
+    labels = InstructionLabels(
+        flags.instruct_loss, frozenset(), flags.instruct_loss_text, path.ids, tokenizer, host.visible_ids
+    )
     if not fits(labels, records, item):
         logger.info(
             "--instruct_loss %s is off: the template leaves the instruction out, as --version plain does, so there is "

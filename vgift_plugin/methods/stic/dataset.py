@@ -58,7 +58,7 @@ class PreferenceDataset:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.rows[index]
-        return {side: self.host.one_record(self.base, record_of(row, side))[0] for side in SIDES}
+        return {side: self.host.item(self.base, record_of(row, side)) for side in SIDES}
 
     @property
     def lengths(self) -> list[int]:
@@ -118,7 +118,7 @@ def measured(
     kept, extents, left_out = [], [], Counter()
     with lossless_file(Image.new("RGB", (8, 8))) as picture:
         for row in tqdm(rows, desc="pairs, their lengths", unit="", disable=not is_rank_zero(), leave=False):
-            items = [host.one_record(small, {**record_of(row, side), "image": picture})[0] for side in SIDES]
+            items = [host.item(small, {**record_of(row, side), "image": picture}) for side in SIDES]
             taught = [(item["labels"] != IGNORE_INDEX).nonzero() for item in items]
             if all(len(places) for places in taught):
                 kept.append(row)

@@ -1,131 +1,120 @@
-"""`vgift preview --preferences`: the pairs of a preference file, side by side, what differs marked."""
+"""`vgift stic preview`: the pairs of a preference file side by side, with the differences marked."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from dataclasses import dataclass
 from difflib import SequenceMatcher
-from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from ...data.arguments import option
 from ...data.files import write_whole
 from ...data.photos import open_photo
 from ...errors import ConfigError, UnsuitableImage
-from ...report.page import check_outputs, document, picture
+from ...report.page import check_outputs, embed, render
 from .corruption import corrupt
 from .prefer import report
 from .preferences import BRANCHES, IMAGE, Preferences, read
 
-SHOWN_PX = 360
-STYLE = """\
-body { max-width: 86rem; }
-.counts td, .counts th { text-align: right; padding: .1rem 1.2rem .1rem 0; font-weight: normal; }
-.counts th { color: var(--soft); } .counts :first-child { text-align: left; }
-article { border: 1px solid var(--line); border-radius: 8px; background: var(--card); margin: 1.25rem 0; padding: 1rem;
- break-inside: avoid; }
-h2 { margin: 0 0 .8rem; overflow-wrap: anywhere; }
-.pictures { display: flex; flex-wrap: wrap; gap: 1.5rem; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1.5rem; }
-img { display: block; max-width: 100%; height: auto; background: var(--mat); }
-.tiny img { width: 100%; image-rendering: pixelated; } /* as large as the clean one */
-h3 { font-size: 1rem; margin: .8rem 0 .3rem; } .chosen h3 { color: var(--good); } .rejected h3 { color: var(--bad); }
-.said { white-space: pre-line; overflow-wrap: anywhere; }
-mark { color: inherit; background: none; text-decoration: underline 2px; text-underline-offset: 3px; }
-.chosen mark { text-decoration-color: var(--good); } .rejected mark { text-decoration-color: var(--bad); }
-.kept-out { color: var(--bad); }
-"""
+MAX_PX = 360
+Segment = tuple[str, str]  # EQUAL or DIFFERENT, text
+EQUAL, DIFFERENT = "equal", "different"
 
 
-def preview_preferences(path: str, image_folder: str, n: int, output: str, others: Sequence[str]) -> str:
+@dataclass(frozen=True, kw_only=True)
+class PreviewPairs:
+    """Look at the pairs of a preference file side by side, with the differences marked."""
+
+    EXAMPLE: ClassVar[str] = "example:\n  vgift stic preview prefs.jsonl --image_folder DIR -n 4 -o pairs.html"
+
+    preferences: str = option(help="a file of `vgift stic prefer`", positional=True, metavar="FILE")
+    image_folder: str = option(help="what its image paths are relative to", metavar="DIR")
+    n: int = option(12, "pairs of each branch", short="-n")
+    output: str = option(help="the page, .html", short="-o", metavar="FILE")
+
+    def run(self) -> str:
+        """See `preview_preferences`."""
+        return preview_preferences(self.preferences, self.image_folder, self.n, self.output)
+
+
+def preview_preferences(path: str, image_folder: str, n: int, output: str) -> str:
     """Writes the page.
 
     Args:
-        path: what `vgift stic prefer` wrote.
-        image_folder: what its photographs are relative to.
-        n: how many pairs of each branch are shown; all are counted.
+        path: a file written by `vgift stic prefer`.
+        image_folder: the folder that its image paths are relative to.
+        n: number of pairs shown of each branch; the counts are over all pairs.
         output: the page, `.html`.
-        others: flags that were given and have no place here.
 
     Returns:
         one line for the terminal.
 
     Raises:
-        ConfigError: the file, a path or a flag is wrong, or a photograph cannot be read; nothing was written.
+        ConfigError: the file or a path is wrong, or an image cannot be read; nothing was written.
     """
-    mistakes = [f"--{name} has no place beside --preferences" for name in others]
-    mistakes += [f"-n {n}: at least one pair"] if n < 1 else []
+    mistakes = [f"-n {n}: at least one pair"] if n < 1 else []
     mistakes += [] if Path(image_folder).is_dir() else [f"--image_folder {image_folder}: there is no such folder"]
     if mistakes:
         raise ConfigError.of(mistakes)
     check_outputs(output)
     found = read(path)
     chosen = [row for branch in BRANCHES for row in [row for row in found.rows if row["branch"] == branch][:n]]
-    articles = "\n".join(_article(row, image_folder, path) for row in chosen)
-    body = f"<h1>What the model is to prefer</h1>{_about(found, path)}{articles}"
-    write_whole(Path(output), document("vgift preview", body, STYLE).encode())
+    page = render(
+        "preferences.html", path=path, pairs=[_pair(row, image_folder, path) for row in chosen], **_counts(found)
+    )
+    write_whole(Path(output), page.encode())
     counts = Counter(row["branch"] for row in chosen)
     shown = ", ".join(f"{counts[branch]} {branch}" for branch in BRANCHES)
     return f"{output}: {shown}, of {len(found.rows):,} pairs"
 
 
-def _about(found: Preferences, path: str) -> str:
-    told = report(found.rows, {})
-    why = Counter(told["degenerate"].values())
-    kept = ", ".join(f"{reason} {count:,}" for reason, count in why.most_common()) or "none"
-    lines = "".join(
-        f"<tr><td>{branch}</td><td>{one['rows']:,}</td><td>{one['usable']:,}</td>"
-        + "".join(f"<td>{count:.0f}</td>" for count in one["words"] or ())
-        + "</tr>"
-        for branch, one in told["branches"].items()
-    )
-    heads = ("made worse by", "pairs", "usable", "words preferred", "words dispreferred")
-    return (
-        f'<p class="soft">{escape(path)}: {told["rows"]:,} pairs by {escape(found.header["model"])}, chat template '
-        f"{escape(found.template)}. {told['usable']:,} can be learned from; kept out: {kept}. Both descriptions are "
-        "trained on the clean picture and the neutral question. What only one of them says is underlined.</p>"
-        f'<table class="counts"><tr>{"".join(f"<th>{head}</th>" for head in heads)}</tr>{lines}</table>'
-    )
+def _counts(found: Preferences) -> dict[str, Any]:
+    counts = report(found.rows, {})
+    reasons = Counter(counts["degenerate"].values())
+    return {
+        "counts": counts,
+        "kept_out": ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common()) or "none",
+        "model": found.header["model"],
+        "chat_template": found.template,
+    }
 
 
-def _article(row: dict[str, Any], folder: str, path: str) -> str:
-    name = row["image"]
+def _pair(row: dict[str, Any], folder: str, path: str) -> dict[str, Any]:
+    name, params = row["image"], row["corruption"]
     try:
         image = open_photo(os.path.join(folder, name), upright=False)
-        worse = None if row["corruption"] is None else corrupt(image, row["corruption"])
+        corrupted = None if params is None else embed(corrupt(image, params), longest_px=MAX_PX)
     except (UnsuitableImage, ValueError) as err:
         raise ConfigError(f"{path}: {name} in --image_folder {folder}: {err}") from err
-    shown = f"<div>{picture(image, name, longest_px=SHOWN_PX)}</div>"
-    if worse is not None:
-        wide = round(image.width * min(1, SHOWN_PX / max(image.size)))
-        small = f"{name}, made worse"
-        shown += f'<div class="tiny" style="width:{wide}px">{picture(worse, small, longest_px=SHOWN_PX)}</div>'
-    ids = row["prompt_ids"]
-    how = f"misleading question {ids['misleading']}" if worse is None else _words(row["corruption"])
-    good, bad = marked(row["chosen"], row["rejected"])
-    out = f'<p class="kept-out">kept out of training: {row["degenerate"]}</p>' if row["degenerate"] else ""
-    neutral = escape(row["prompt"].replace(IMAGE, "").strip())
-    return (
-        f'<article><h2>{escape(name)}</h2>{out}<p class="soft">{neutral}</p>'
-        f'<div class="pictures">{shown}</div><div class="pair">'
-        f'<div class="chosen"><h3>preferred</h3><div class="said">{good}</div></div>'
-        f'<div class="rejected"><h3>dispreferred: {escape(row["branch"])}, {escape(how)}</h3>'
-        f'<div class="said">{bad}</div></div></div></article>'
-    )
+    chosen, rejected = marked(row["chosen"], row["rejected"])
+    return {
+        "image": name,
+        "question": row["prompt"].replace(IMAGE, "").strip(),
+        "degenerate": row["degenerate"],
+        "clean": embed(image, longest_px=MAX_PX),
+        "corrupted": corrupted,
+        "branch": row["branch"],
+        "how": f"misleading question {row['prompt_ids']['misleading']}" if params is None else _words(params),
+        "chosen": chosen,
+        "rejected": rejected,
+    }
 
 
 def _words(params: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in params.items() if name != "kind")
 
 
-def marked(chosen: str, rejected: str) -> tuple[str, str]:
-    """Returns both texts as HTML, the words that only one of them has in <mark>."""
-    left, right = (text.split(" ") for text in (chosen, rejected))
-    parts: tuple[list[str], list[str]] = [], []
-    for kind, a, b, c, d in SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
-        for side, words in zip(parts, (left[a:b], right[c:d]), strict=True):
+def marked(chosen: str, rejected: str) -> tuple[list[Segment], list[Segment]]:
+    """Returns both texts as segments of equal and different words; segments are joined by a space.
+
+    `a cat sat` and `a dog sat` give [(equal, a), (different, cat), (equal, sat)] and the same with dog.
+    """
+    left, right = chosen.split(" "), rejected.split(" ")
+    segments: tuple[list[Segment], list[Segment]] = [], []
+    for tag, a, b, c, d in SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
+        for side, words in zip(segments, (left[a:b], right[c:d]), strict=True):
             if words:
-                said = escape(" ".join(words))
-                side.append(said if kind == "equal" else f"<mark>{said}</mark>")
-    return tuple(" ".join(side) for side in parts)
+                side.append((EQUAL if tag == "equal" else DIFFERENT, " ".join(words)))
+    return segments

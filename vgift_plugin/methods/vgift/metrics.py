@@ -56,7 +56,7 @@ class Accuracy:
 
     Teacher forcing: each token of the answer is predicted with the tokens before it given. A sample counts as right
     where every token that carries loss, end token included, is the most probable one. Logits, (batch, length,
-    vocabulary), are reduced to three integers a token batch by batch, so memory does not grow with them.
+    vocabulary), are reduced to four integers a token batch by batch, so memory does not grow with them.
 
     Args:
         tasks: by their numbers, from 1 up.
@@ -70,36 +70,39 @@ class Accuracy:
         self._texts = TokenText(tokenizer)
 
     def reduce(self, logits: Any, labels: torch.Tensor) -> torch.Tensor:
-        """Returns (batch, length of `labels`, 3): the predicted token, the true token and the task's number at every
-        place that carries loss, these first, then IGNORE_INDEX."""
+        """Returns (batch, length of `labels`, 4): predicted token, true token, number of the task and of the sample at
+        every place that carries loss, these first, then IGNORE_INDEX."""
         logits = logits[0] if isinstance(logits, tuple) else logits
         tokens = self.losses.tokens
-        result = labels.new_full((*labels.shape, 3), IGNORE_INDEX)  # as wide as the labels, which all ranks pad alike
+        result = labels.new_full((*labels.shape, 4), IGNORE_INDEX)  # as wide as the labels, which all ranks pad alike
         if tokens is None or tokens.task is None:
             return result
-        true, task = tokens.labels[:, 1:], tokens.task[:, 1:]
+        true, task, sample = (part[:, 1:] for part in (tokens.labels, tokens.task, tokens.sample))
         predicted = logits[:, : true.shape[1]].argmax(-1)  # other ranks' longer batches may have padded the logits
         supervised = true != IGNORE_INDEX
         first = (~supervised).to(torch.uint8).sort(dim=1, stable=True).indices[:, : labels.shape[1]]
-        found = torch.stack([values.gather(1, first) for values in (predicted, true, task)], dim=-1)
+        found = torch.stack([values.gather(1, first) for values in (predicted, true, task, sample)], dim=-1)
         result[:, : found.shape[1]] = found.masked_fill(~supervised.gather(1, first)[..., None], IGNORE_INDEX)
         return result
 
     def __call__(self, prediction: Any) -> dict[str, float]:
         """Returns {"accuracy": share of samples entirely right}, and for tasks whose answers can be right in part
         {"score": mean of `Task.grade`}; nothing for a data set that is not one of the tasks'."""
-        predicted, true, task = np.moveaxis(prediction.predictions, -1, 0)
+        predicted, true, task, sample = np.moveaxis(prediction.predictions, -1, 0)
         supervised = true != IGNORE_INDEX
         number = int(task[supervised][0]) if supervised.any() else 0
         if not 0 < number <= len(self.tasks):
             return {}
-        metrics = {"accuracy": float(((predicted == true) | ~supervised).all(axis=1).mean())}
+        answers = [  # of one sample each: a row may hold several, where the host flattens batches
+            (predicted[row, own], true[row, own])
+            for row in range(len(true))
+            for one in (np.unique(sample[row, supervised[row]]) if supervised[row].any() else [IGNORE_INDEX])
+            for own in [supervised[row] & (sample[row] == one)]
+        ]
+        metrics = {"accuracy": float(np.mean([(said == truth).all() for said, truth in answers]))}
         kind = self.tasks[number - 1]
         if type(kind).grade is not Task.grade:
-            rows = zip(predicted, true, supervised, strict=True)
-            metrics["score"] = float(
-                np.mean([self._grade(kind, said[kept], truth[kept]) for said, truth, kept in rows])
-            )
+            metrics["score"] = float(np.mean([self._grade(kind, said, truth) for said, truth in answers]))
         return metrics
 
     def _grade(self, task: Task, predicted: np.ndarray, true: np.ndarray) -> float:

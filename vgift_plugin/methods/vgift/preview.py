@@ -1,69 +1,84 @@
-"""The gallery: the very samples that training would see, before they are trusted. Needs neither LLaVA nor torch."""
+"""`vgift preview`: shows the samples that training would see. Needs neither LLaVA nor torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar, Optional
 
+from ...data.arguments import option
+from ...data.files import write_whole
 from ...data.records import read_records
 from ...data.tally import Tally
 from ...errors import ConfigError
-from ...report.page import check_writable, flag_words
-from ...tasks.registry import task_names
+from ...report.page import check_outputs, flag_words
 from .flags import VgiftFlags
 from .gallery import Section, gallery
-from .sheet import sheet
 from .streams import find_replay, streams
 
-HEAVY_MB = 20  # larger files are slow to open and too much for a mail
+HEAVY_MB = 20  # larger files are slow to open and too large to mail
 
 
 def sections(flags: VgiftFlags, image_folder: str, data_path: str | None, n: int, tally: Tally) -> Iterator[Section]:
-    """Yields the first n published samples of each task, then of each task asked for its first n samples of epoch 0, as
-    training would have them."""
+    """Yields the first n published samples of each task, then the first n samples of epoch 0 of each task asked for.
+
+    They are the samples of training. Images that were redrawn are counted in `tally`.
+    """
     if n < 1:
         raise ConfigError(f"-n {n}: at least one sample")
-    asks = flags.tasks()
-    if not flags.makes_samples:
-        raise ConfigError(f"--ssl_tasks is missing; known tasks: {', '.join(task_names())}")
+    specs = flags.tasks()
+    flags.require_samples()
     records = read_records(data_path)
     replay = find_replay(flags, records or (), image_folder)
     if replay is not None:
         for task, positions in replay.positions():
             places = positions[:n].tolist()
             yield f"{task.name}, published", task, [replay.sample(place, records[place]) for place in places]
-    for stream in streams(flags, asks, records, image_folder, replay):
+    for stream in streams(flags, specs, records, image_folder, replay):
         yield stream.task.name, stream.task, [stream(0, j, tally) for j in range(n)]
 
 
-def preview(flags: dict, image_folder: str, data_path: str | None, n: int, output: str) -> str:
-    """Writes the gallery.
+@dataclass(frozen=True, kw_only=True)
+class Preview(VgiftFlags):
+    """Look at the samples that training would see, on one page that works offline; needs neither LLaVA nor torch."""
+
+    EXAMPLE: ClassVar[str] = (
+        "example:\n  vgift preview --ssl_tasks rotation,color,correspondence --image_folder DIR -n 12 -o gallery.html"
+    )
+
+    image_folder: str = option(help="images; with --data_path what its paths are relative to", metavar="DIR")
+    data_path: Optional[str] = option(None, "LLaVA records whose images are used, instead of all in the folder")
+    n: int = option(12, "samples of each task", short="-n")
+    output: str = option(help="the page, .html", short="-o", metavar="FILE")
+
+    def run(self) -> str:
+        """See `preview`."""
+        return preview(self, self.image_folder, self.data_path, self.n, self.output)
+
+
+def preview(flags: Any, image_folder: str, data_path: str | None, n: int, output: str) -> str:
+    """Writes the gallery page.
 
     Args:
-        flags: {flag: value} as given.
+        flags: an object or a mapping that holds the flags.
         image_folder: images, searched recursively; with `data_path`, what its paths are relative to.
         data_path: LLaVA records whose images are used, or None for all images in the folder.
-        n: samples of each task.
-        output: `.html` for one self-contained page, `.png` for one sheet.
+        n: number of samples of each task.
+        output: the page, `.html`.
 
     Returns:
         one line for the terminal.
 
     Raises:
-        ConfigError: a flag, a path or the ending of `output` is wrong; nothing was written.
+        ConfigError: a flag or a path is wrong; nothing was written.
     """
-    suffix = Path(output).suffix.lower()
-    if suffix not in (".html", ".png"):
-        raise ConfigError(f"-o {output}: must end in .html or .png")
-    check_writable(output)
+    check_outputs(output)
     tally = Tally()
     asked = VgiftFlags.of(flags)
     shown = list(sections(asked, image_folder, data_path, n, tally))
-    if suffix == ".html":
-        about = f"The first samples of epoch 0, as training sees them, with {flag_words(asked)}"
-        Path(output).write_text(gallery(shown, about), encoding="utf-8")
-    else:
-        sheet(shown).save(output)
+    about = f"The first samples of epoch 0, as training sees them, with {flag_words(asked)}"
+    write_whole(Path(output), gallery(shown, about).encode())
     redrawn = sum(count for reasons in tally.counts().values() for count in reasons.values())
     words = f"{redrawn} unsuitable image{'s' * (redrawn != 1)} passed over"
     drawn = ", ".join(f"{len(samples)} {title}" for title, _, samples in shown)

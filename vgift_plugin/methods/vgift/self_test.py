@@ -6,14 +6,14 @@ from typing import Any
 
 from ...errors import SelfTestError
 from ...hosts import IGNORE_INDEX
-from ...hosts.base import ChatTemplate
+from ...hosts.base import ChatTemplate, Host
 from ...tasks.task import Sample
 from .stream import Stream
 
 SAMPLES = 4  # of each task: wordings and answers differ between them
 
 
-def self_test(stream: Stream, encoder: Any, template: ChatTemplate, tokenizer: Any, host: str) -> Sample:
+def self_test(stream: Stream, encoder: Any, template: ChatTemplate, tokenizer: Any, host: Host) -> Sample:
     """Sends a few samples through the host: the unmasked labels must decode to the answer, the rest hold the question.
 
     LLaVA masks every label of a sample whose tokenisation surprises it, prints a line, and trains on nothing.
@@ -23,7 +23,7 @@ def self_test(stream: Stream, encoder: Any, template: ChatTemplate, tokenizer: A
         encoder: `sample(sample, name)` makes the host's items.
         template: the run's chat template.
         tokenizer: the run's.
-        host: what the host is called.
+        host: the training code's family.
 
     Returns:
         the first of the samples.
@@ -43,23 +43,23 @@ def self_test(stream: Stream, encoder: Any, template: ChatTemplate, tokenizer: A
         supervised = labels[labels != IGNORE_INDEX].tolist()
         if not supervised:
             raise SelfTestError(
-                f"{who}: {host} masked every label, so nothing would be learned from these samples. {unfit}"
+                f"{who}: {host.name} masked every label, so nothing would be learned from these samples. {unfit}"
             )
         text = template.without_markers(tokenizer.decode(supervised, skip_special_tokens=True))
         if text != " ".join(sample.response.split()):
             raise SelfTestError(
                 f"{who}: the labels decode to {text!r} instead of the answer {sample.response!r}. {unfit}"
             )
-        ids = [token for token in item["input_ids"].tolist() if token >= 0]  # the image's place is a negative number
+        ids = [token for token in host.visible_ids(item["input_ids"]) if token >= 0]  # without the picture's place
         seen = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
         if "".join(sample.instruction.split()) not in "".join(seen.split()):
             raise SelfTestError(
                 f"{who}: the template leaves the instruction out, so an answer would be trained without its question. "
                 "Projector pre-training (--version plain) has no place for these samples; mix them in when fine-tuning."
             )
-        if len(labels) > tokenizer.model_max_length:
+        if labels.numel() > tokenizer.model_max_length:
             raise SelfTestError(
-                f"{who}: a sample has {len(labels)} tokens and --model_max_length {tokenizer.model_max_length} "
+                f"{who}: a sample has {labels.numel()} tokens and --model_max_length {tokenizer.model_max_length} "
                 "would cut its answer off; raise it."
             )
     return samples[0]

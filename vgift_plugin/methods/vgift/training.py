@@ -39,7 +39,7 @@ def plan(flags: VgiftFlags, run: Run) -> MixturePlan | None:
     specs = flags.tasks()
     records, image_folder = run.host.records(run.base), run.host.image_folder(run.data_args)
     replay = find_replay(flags, records, image_folder)
-    sizes = counts(specs, flags.ssl_ratio, len(run.base))
+    sizes = counts(specs, flags.ssl_ratio, run.host.conversations(run.base))
     made = zip(split_streams(flags, specs, records, image_folder, replay), sizes, strict=True)
     chosen = [(streams, count) for streams, count in made if count]
     parts = [(stream, count) for (stream, _), count in chosen]
@@ -85,11 +85,11 @@ class MixturePlan:
         losses = TaskLosses(dict.fromkeys([*(stream.task.name for stream, _ in self.parts), *published]))
         template = run.host.template(run.module, run.data_args, run.tokenizer)
         plain, encode = TaskEncoder(run.encoder, losses.names), TaskEncoder(run.train_encoder, losses.names)
-        lengths: dict[str, list[int]] = {name: [] for name in run.host.length_attributes(run.base)}
+        lengths: dict[str, list[int]] = {}
         for stream, _ in self.parts:
-            first = self_test(stream, plain, template, run.tokenizer, run.host.name)
+            first = self_test(stream, plain, template, run.tokenizer, run.host)
             for name, value in run.encoder.lengths(first).items():
-                lengths[name].append(value)
+                lengths.setdefault(name, []).append(value)
         self._warn_of_small_pictures(run)
         mix = describe(self.flags, run, self.parts, self.replay, self.held_out)
         dataset = run.dataset

@@ -9,13 +9,15 @@ import re
 import string
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Optional
 
 import torch
 from torch import Tensor
 
 from ... import __version__
+from ...data.arguments import option
 from ...data.files import whole_folder
 from ...errors import ConfigError
 from .tower import LOADS
@@ -136,6 +138,29 @@ def export_tower(checkpoint: str, output: str, model_base: str | None = None, vi
         f"{output}: {len(before) - len(same)} of {len(before)} tensors differ from {original}; "
         f"as they were: {_part_words(same, list(before))}"
     )
+
+
+@dataclass(frozen=True)
+class ExportTower:
+    """Take the trained vision tower out of a checkpoint: a plain CLIPVisionModel folder."""
+
+    EXAMPLE: ClassVar[str] = (
+        "example:\n  vgift export-tower checkpoints/llava-v1.5-7b -o tower\n\n"
+        "Full, LoRA and merged checkpoints; DeepSpeed's own shards where DeepSpeed is installed."
+    )
+
+    checkpoint: str = option(help="the output folder of a run with --tune_vision_tower", positional=True)
+    output: str = option(help="a new folder", short="-o", metavar="DIR")
+    model_base: Optional[str] = option(
+        None, "for LoRA: the model it was trained from, asked where the checkpoint has no tower of its own"
+    )
+    vision_tower: Optional[str] = option(
+        None, "the original tower, name or folder; by default what the checkpoint's config says"
+    )
+
+    def run(self) -> str:
+        """See `export_tower`."""
+        return export_tower(self.checkpoint, self.output, self.model_base, self.vision_tower)
 
 
 def _settings(checkpoint: str) -> dict[str, Any]:
