@@ -133,7 +133,7 @@ def test_metrics_and_losses_are_what_one_row_at_a_time_gives(module_of, others, 
         names = ["base", "rotation", "base", "rotation", "color", "color", "correspondence", "base"]
         items = [train[k] for k in (0, 16, 2, 17, 21, 22, 28, 1)]
         batch = collate(items)
-        assert [row.max() // 2 for row in batch[KEY]] == [losses.names.index(name) for name in names]
+        assert [row.max() % 2**16 // 2 for row in batch[KEY]] == [losses.names.index(name) for name in names]
         tiny_llava(**{**batch, "images": batch["images"].float()})
         tiny_llava.eval()
         sums = losses._sums.tolist()
@@ -154,7 +154,7 @@ def test_metrics_and_losses_are_what_one_row_at_a_time_gives(module_of, others, 
             pad = {"batch_first": True, "padding_value": -100}
             predictions = torch.nn.utils.rnn.pad_sequence(reduced, **pad).numpy()
             label_ids = torch.nn.utils.rnn.pad_sequence(labels, **pad).numpy()
-            assert predictions.shape == (6, label_ids.shape[1], 3)
+            assert predictions.shape == (6, label_ids.shape[1], 4)
             # the untrained model is right nowhere: make it right in the first half of the samples
             predictions[:3, :, 0] = predictions[:3, :, 1]
             metrics[name] = made["compute_metrics"](SimpleNamespace(predictions=predictions))
@@ -184,7 +184,7 @@ def test_metrics_and_losses_are_what_one_row_at_a_time_gives(module_of, others, 
     trainer._tensorboard(board.logging_dir).close()
     assert any(b"train/loss_rotation" in path.read_bytes() for path in (tmp_path / "board").iterdir())
     for no_task in (-100, 0):  # nothing that carries loss; base records, which a host may evaluate on, too
-        assert made["compute_metrics"](SimpleNamespace(predictions=np.full((2, 5, 3), no_task))) == {}
+        assert made["compute_metrics"](SimpleNamespace(predictions=np.full((2, 5, 4), no_task))) == {}
 
 
 @pytest.mark.host
@@ -198,13 +198,17 @@ def test_a_score_is_earned_place_by_place(module_of, others, tokenizer):
     rows, accuracy = list(made["eval_dataset"]["color"]), made["compute_metrics"]
     digits = torch.tensor(tokenizer.convert_tokens_to_ids(list("12345")))
 
-    def metrics(say):
+    def metrics(say, flattened=False):
         """What is logged of a model that predicts `say(ids, labels)`, tokens of the labels' shape, at each place."""
-        reduced = []
-        for row in rows:
+        parts = []
+        for number, row in enumerate(rows):
             ids, labels = row["input_ids"].clamp(min=0)[None], row["labels"][None]
-            accuracy.losses.tokens = Tokens.of(labels, row[KEY][None])
-            logits = torch.nn.functional.one_hot(say(ids, labels), len(tokenizer)).float()
+            parts.append((say(ids, labels), labels, row[KEY][None] + (number << 16)))
+        batches = [[torch.cat(some, dim=1) for some in zip(*parts, strict=True)]] if flattened else parts
+        reduced = []
+        for said, labels, facts in batches:
+            accuracy.losses.tokens = Tokens.of(labels, facts)
+            logits = torch.nn.functional.one_hot(said, len(tokenizer)).float()
             reduced += [*made["preprocess_logits_for_metrics"](logits, labels)]
         padded = torch.nn.utils.rnn.pad_sequence(reduced, batch_first=True, padding_value=-100)
         return accuracy(SimpleNamespace(predictions=padded.numpy()))
@@ -219,8 +223,9 @@ def test_a_score_is_earned_place_by_place(module_of, others, tokenizer):
         said[0, numbers[[0, 2, 3]]] = digits[(said[0, numbers[[0, 2, 3]], None] == digits).nonzero()[:, 1] - 1]
         return said
 
-    assert metrics(right) == {"accuracy": 1.0, "score": 1.0}
-    assert metrics(right_on_two_points) == {"accuracy": 0.0, "score": pytest.approx(0.4)}
+    for flattened in (False, True):  # a host may lay the rows of a batch end to end
+        assert metrics(right, flattened) == {"accuracy": 1.0, "score": 1.0}
+        assert metrics(right_on_two_points, flattened) == {"accuracy": 0.0, "score": pytest.approx(0.4)}
     echoed = metrics(lambda ids, labels: ids)
     assert echoed["accuracy"] == 0.0 and echoed["score"] <= 1 / 5  # the mean share of points right by a blind guess
 

@@ -32,6 +32,11 @@ def facts_of(item):
     return item.get(KEY, torch.zeros_like(item["labels"]))
 
 
+def batched(items):
+    """The facts of each item of a batch: its number there in the bits from 16 on."""
+    return [facts_of(item) + (number << 16) for number, item in enumerate(items)]
+
+
 def plain(item):
     return {name: value for name, value in item.items() if name != KEY}
 
@@ -53,7 +58,8 @@ def test_facts_are_numbers_beside_the_labels_and_all_else_is_the_same_object():
         assert made["labels"] is item["labels"] and made["image"] is item["image"] and KEY not in item
     tokens = Tokens.of(item["labels"], made[KEY])
     assert tokens.task.tolist() == [3, 3, 3] and torch.equal(tokens.instruction, mask)
-    assert Tokens.of(item["labels"], None) == (item["labels"], None, None)
+    assert tokens.sample.tolist() == [0, 0, 0] and tokens.items is None
+    assert Tokens.of(item["labels"], None, 7) == (item["labels"], None, None, None, 7)
 
 
 def test_a_padded_batch_is_the_hosts_own_and_facts_lie_with_their_tokens(collator):
@@ -64,8 +70,8 @@ def test_a_padded_batch_is_the_hosts_own_and_facts_lie_with_their_tokens(collato
     facts, own = batch.pop(KEY), collator([plain(item) for item in items])
     assert batch.keys() == own.keys() and all(torch.equal(batch[name], own[name]) for name in own)
     assert facts.shape == own["labels"].shape == (4, 20)
-    for row, item in enumerate(items):
-        kept = facts_of(item).tolist()[:20]
+    for row, known in enumerate(batched(items)):
+        kept = known.tolist()[:20]
         assert facts[row].tolist() == kept + [0] * (20 - len(kept))
     assert max(len(item["labels"]) for item in items) > 20 and facts[:3].any(1).all()
 
@@ -90,7 +96,10 @@ def test_flattened_batches_carry_facts_too():
     collator.carries = True
     batch = collator(items)
     assert torch.equal(batch["labels"], torch.cat([item["labels"] for item in items], dim=1))
-    assert torch.equal(batch[KEY], torch.cat([facts_of(item) for item in items], dim=1))
+    assert torch.equal(batch[KEY], torch.cat(batched(items), dim=1))
+    lengths = [item["labels"].numel() for item in items]
+    sample = Tokens.of(batch["labels"], batch[KEY]).sample
+    assert sample.tolist() == [[k for k, length in enumerate(lengths) for _ in range(length)]]
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -129,9 +138,9 @@ def test_in_the_model_labels_and_facts_stand_where_pictures_padding_and_cutting_
         vars(tiny_llava.config).update(before)
     assert torch.equal(told.loss, own.loss) and torch.equal(told.logits, own.logits)
     expected = []
-    for item in items:
+    for item, known in zip(items, batched(items), strict=True):
         row = []
-        for id, label, fact in torch.stack([item["input_ids"], item["labels"], facts_of(item)], dim=1).tolist():
+        for id, label, fact in torch.stack([item["input_ids"], item["labels"], known], dim=1).tolist():
             row += [(IGNORE, 0, True)] * PATCHES if id == IMAGE else [(label, fact, False)]
         expected.append(row[:limit])
     longest = max(map(len, expected))
@@ -139,7 +148,8 @@ def test_in_the_model_labels_and_facts_stand_where_pictures_padding_and_cutting_
         filled = [(IGNORE, 0, False)] * (longest - len(row))
         labels, facts, image = zip(*(row + filled if side == "right" else filled + row), strict=True)
         assert look.tokens.labels[k].tolist() == list(labels)
-        assert look.tokens.task[k].tolist() == [fact >> 1 for fact in facts]
+        assert look.tokens.task[k].tolist() == [fact % 2**16 >> 1 for fact in facts]
+        assert look.tokens.sample[k].tolist() == [fact >> 16 for fact in facts]
         assert look.tokens.instruction[k].tolist() == [bool(fact & 1) for fact in facts]
         assert look.after.image[k].tolist() == list(image)
     assert longest == min(limit, max(len(one["labels"]) + 3 * n for one, n in zip(items, pictures, strict=True)))
