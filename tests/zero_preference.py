@@ -17,9 +17,10 @@ import torch
 from conftest import build_llava
 from deepspeed import zero
 from peft import LoraConfig, get_peft_model
-from vgift_plugin.methods.stic.preference_loss import PreferenceLoss
 
-from vgift_plugin.hosts.model_hooks import Inside, find_host
+from vgift_plugin.hosts.llava import LLaVA
+from vgift_plugin.hosts.model_hooks import ModelHooks
+from vgift_plugin.methods.stic.loss import PreferenceLoss
 from vgift_plugin.methods.stic.reference import Reference
 
 

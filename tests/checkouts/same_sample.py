@@ -39,7 +39,7 @@ def compare(tokenizer, data_args, **rest):
     differ, answers = set(), {}
     for name in task_names():
         stream = Stream(get_task(name)(), from_folder(data_args.image_folder), 0)
-        answers[name] = self_test(stream, encoder, template, tokenizer, host.name).response
+        answers[name] = self_test(stream, encoder, template, tokenizer, host).response
         for j in range(3):
             sample = stream(0, j)
             ours = encoder.sample(sample, "sample")
