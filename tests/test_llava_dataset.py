@@ -12,7 +12,8 @@ from conftest import changed
 from PIL import Image
 
 from vgift_plugin.errors import ConfigError, HostMismatchError, NoSuitableImageError, SelfTestError
-from vgift_plugin.methods.vgift.flags import Flags
+from vgift_plugin.hosts.llava import LLaVA
+from vgift_plugin.methods.vgift.flags import VgiftFlags
 
 pytestmark = pytest.mark.host
 torch = pytest.importorskip("torch")
@@ -29,6 +30,16 @@ def digest(item):
     """One hash of all tensors of a sample."""
     parts = [item[key].numpy().tobytes() for key in ("input_ids", "labels", "image")]
     return hashlib.sha256(b"|".join(parts)).hexdigest()
+
+
+def assert_same(ours, theirs, task=None):
+    """Two items of a dataset, the same tensors; of a task's sample all tokens are noted as that task's beside them."""
+    from vgift_plugin.hosts.token_facts import KEY
+
+    facts = {} if task is None else {KEY: torch.full_like(theirs["labels"], 2 * task)}
+    theirs = {**theirs, **facts}
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
 def test_without_tasks_the_host_gets_its_own_objects(module_of, host):
@@ -74,9 +85,7 @@ def test_the_base_samples_are_bit_identical(mixed, host, tokenizer, data_args, r
     upstream = host.LazySupervisedDataset(mixed.data_args.data_path, tokenizer, mixed.data_args)
     assert len(upstream) == len(records) == mixed.plan(len(records) - 1) + 1
     for k in range(len(records)):
-        ours, theirs = mixed[k], upstream[k]
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+        assert_same(mixed[k], upstream[k])
 
 
 @pytest.mark.parametrize("aspect", ["pad", "square"])
@@ -103,8 +112,7 @@ def test_a_sample_in_memory_equals_the_same_sample_on_disk(mixed, host, tokenize
         arguments = copy.copy(mixed.data_args)
         arguments.image_folder = str(tmp_path)
         theirs, ours = host.LazySupervisedDataset(str(tmp_path / "one.json"), tokenizer, arguments)[0], mixed[k]
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+        assert_same(ours, theirs, task=1 + ["rotation", "color", "correspondence"].index(sample.task))
         assert (ours["input_ids"] == host.IMAGE_TOKEN_INDEX).sum() == 1
 
 
@@ -140,10 +148,11 @@ def test_a_painted_record_equals_its_picture_on_disk(published, host, tokenizer,
         on_disk.append(record)
     (tmp_path / "disk.json").write_text(json.dumps(on_disk))
     upstream = host.LazySupervisedDataset(str(tmp_path / "disk.json"), tokenizer, arguments)
+    asked = tasks.split(",") if tasks else []
+    numbers = list(dict.fromkeys(["base", *asked, "color", "correspondence", "rotation"]))  # in the order they came
     for k in range(len(records)):
-        ours, theirs = mixed[k], upstream[k]
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+        task = numbers.index(mixed.replay.task(k).name) if k in mixed.replay else None
+        assert_same(mixed[k], upstream[k], task)
     assert mixed.modality_lengths[: len(records)] == upstream.modality_lengths
     if tasks is not None:  # no published picture is taken for a photograph
         assert {stream.source.where for stream, _ in mixed.parts} == {
@@ -162,25 +171,25 @@ def test_tasks_draw_from_the_metadata_where_no_record_is_published(module_of, re
 def test_no_file_is_left_in_memory_or_on_disk(mixed, records, tmp_path, monkeypatch):
     from pathlib import Path
 
-    from vgift_plugin.hosts import view as ours
+    from vgift_plugin.hosts import encoder
 
-    monkeypatch.setattr(ours, "MEMORY", str(tmp_path))
+    monkeypatch.setattr(encoder, "MEMORY", str(tmp_path))
     for k in range(len(records), len(mixed)):
         mixed[k]
     assert list(Path(tmp_path).iterdir()) == []
 
 
-def test_leftovers_of_killed_workers_are_swept(tmp_path):
+def test_stale_files_of_killed_workers_are_removed(tmp_path):
     import os
 
-    from vgift_plugin.hosts.view import SAMPLE_PREFIX, sweep
+    from vgift_plugin.hosts.encoder import SAMPLE_PREFIX, remove_stale_files
 
     old, new, other = (tmp_path / name for name in (f"{SAMPLE_PREFIX}a.ppm", f"{SAMPLE_PREFIX}b.ppm", "other.ppm"))
     for path in (old, new, other):
         path.touch()
     for path in (old, other):
         os.utime(path, (0, 0))
-    sweep(str(tmp_path))
+    remove_stale_files(str(tmp_path))
     assert sorted(tmp_path.iterdir()) == [other, new]
 
 
@@ -267,13 +276,13 @@ def test_it_collates_with_the_hosts_samples(mixed, host, tokenizer):
 @pytest.mark.parametrize("version", ["v1", "vicuna_v1", "v0", "llava_llama_2", "llama_2"])
 def test_the_labels_decode_to_the_answer(module_of, host, tokenizer, version):
     data = module_of(ssl_tasks=TASKS, ssl_ratio=1.0, version=version)["train_dataset"]
-    from vgift_plugin.hosts.self_test import without_template
-
+    template = LLaVA().template(host, data.data_args, tokenizer)
+    assert version in template.names
     for k in range(len(data.base), len(data)):
         stream, j = data.plan(k)
         labels = data[k]["labels"]
         text = tokenizer.decode(labels[labels != -100], skip_special_tokens=True)
-        assert without_template(text, host.conversation_lib.default_conversation, tokenizer) == stream(0, j).response
+        assert template.without_markers(text) == stream(0, j).response
 
 
 @pytest.fixture(scope="session")
@@ -383,7 +392,7 @@ def test_defaults_from_outside_yield_to_the_command_line(host):
     attach(host, {"ssl_tasks": "rotation", "ssl_ratio": 0.2})
     parser = transformers.HfArgumentParser((host.DataArguments,))
     (parsed,) = parser.parse_args_into_dataclasses(["--ssl_ratio", "0.3"])
-    assert Flags.of(parsed) == Flags(ssl_tasks="rotation", ssl_ratio=0.3)
+    assert VgiftFlags.of(parsed) == VgiftFlags(ssl_tasks="rotation", ssl_ratio=0.3)
 
 
 def test_argument_objects_can_be_pickled(attached, data_args):

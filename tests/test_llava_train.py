@@ -228,7 +228,7 @@ def test_the_epoch_is_right_where_the_trainers_own_count_is_not(tmp_path, train_
 
 EPOCHS = """
 from types import SimpleNamespace as Is
-from vgift_plugin.callbacks import MixCallback
+from vgift_plugin.methods.vgift.callbacks import MixCallback
 data = Is(epoch=None)
 callback = MixCallback(data, {{}})
 callback._write = lambda folder: None

@@ -111,7 +111,6 @@ def logits_of(model, batch):
 
 def test_items_and_batches_are_the_hosts_own(module_of, pairs, tmp_path, photos):
     import torch
-
     from vgift_plugin.methods.stic.preference_data import SIDES, record_of
 
     rows = rows_of(photos, 5)
@@ -474,8 +473,9 @@ def test_a_run_that_does_not_see_is_refused(attached, tokenizer, data_args, pair
 
 
 def test_ranks_compare_the_pairs_and_the_loss(pairs, module_of, monkeypatch):
-    from vgift_plugin.hosts.ranks import differences
     from vgift_plugin.methods.stic.preference import facts
+
+    from vgift_plugin.hosts.ranks import differences
     from vgift_plugin.methods.stic.preferences import read
     from vgift_plugin.methods.vgift.flags import Flags
 

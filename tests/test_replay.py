@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from vgift_plugin import UnsuitableImage, generator, get_task
-from vgift_plugin.data.photos import from_folder, from_records
+from vgift_plugin import get_task
+from vgift_plugin.data.photos import from_folder, from_records, is_published
 from vgift_plugin.errors import ConfigError, TaskError
-from vgift_plugin.methods.vgift.flags import Flags
-from vgift_plugin.methods.vgift.replay import Replay, is_published
+from vgift_plugin.methods.vgift.flags import VgiftFlags
+from vgift_plugin.methods.vgift.release import RELEASE, of_task, reading
+from vgift_plugin.methods.vgift.replay import Replay
 from vgift_plugin.methods.vgift.streams import find_replay, streams
 from vgift_plugin.tasks import drawing
 from vgift_plugin.tasks.photo_pairs import PUBLISHED_MARKER
@@ -203,22 +204,22 @@ def test_an_unreadable_photograph_names_picture_row_and_photograph(release, tmp_
 
 def test_missing_metadata_and_photographs_say_what_is_looked_for(release, tmp_path):
     root, metadata, records = release
-    flags = Flags(ssl_replay=str(tmp_path))
+    flags = VgiftFlags(ssl_replay=str(tmp_path))
     with pytest.raises(ConfigError, match=r"no metadata file in this folder; known are .*rotation_metadata.json"):
         find_replay(flags, records, str(root))
     with pytest.raises(ConfigError, match=r"COCO train2017.*coco/train2017 or .*--ssl_image_folder"):
-        find_replay(Flags(ssl_replay=str(metadata)), records, str(tmp_path))
+        find_replay(VgiftFlags(ssl_replay=str(metadata)), records, str(tmp_path))
     with pytest.raises(ConfigError, match="no record of --data_path names a published sample"):
-        find_replay(Flags(ssl_replay=str(metadata)), records[:16], str(root))
+        find_replay(VgiftFlags(ssl_replay=str(metadata)), records[:16], str(root))
 
 
 def test_tasks_draw_from_the_metadata_in_our_words(release):
     root, metadata, records = release
-    flags = Flags(ssl_tasks="rotation,color,correspondence", ssl_replay=str(metadata))
+    flags = VgiftFlags(ssl_tasks="rotation,color,correspondence", ssl_replay=str(metadata))
     assert find_replay(flags, records[:16], str(root)) is None
-    for stream in streams(flags, flags.resolve(), records[:16], str(root), None):
+    for stream in streams(flags, flags.tasks(), records[:16], str(root), None):
         samples = [stream(0, j) for j in range(10)]
-        rows = json.loads((metadata / stream.task.published.files[0]).read_text())
+        rows = json.loads((metadata / of_task(stream.task.name).files[0]).read_text())
         assert len(stream.source) == len(rows) == 10
         assert len({sample.image.tobytes() for sample in samples}) == 10  # every row once
         for sample in samples:
@@ -228,7 +229,7 @@ def test_tasks_draw_from_the_metadata_in_our_words(release):
     (metadata / "other").mkdir(exist_ok=True)
     (metadata / "other" / "rotation_metadata.json").write_text((metadata / "rotation_metadata.json").read_text())
     with pytest.raises(ConfigError, match=r"colorization_metadata.json is not there, which task color draws from"):
-        streams(Flags(ssl_tasks="color", ssl_replay=str(metadata / "other")), flags.resolve(), [], str(root), None)
+        streams(VgiftFlags(ssl_replay=str(metadata / "other")), flags.tasks(), [], str(root), None)
 
 
 def test_published_pictures_are_no_photographs_to_make_samples_of(release, tmp_path):
@@ -236,54 +237,19 @@ def test_published_pictures_are_no_photographs_to_make_samples_of(release, tmp_p
     _, _, records = release
     assert is_published("rotation/images/0f_rot90.jpg") and is_published("0f_correspondence.jpg")
     assert not is_published("coco/train2017/000000000009.jpg") and not is_published("my_rot45.jpg")
-    left = from_records(records, "", leave_out=is_published)
+    left = from_records(records, "")
     assert len(left) == 5 and "30 published samples among them left out" in left.where
     for name in ("a.jpg", "b_rot180.jpg"):
         Image.new("RGB", (9, 9)).save(tmp_path / name)
-    assert len(from_folder(str(tmp_path), leave_out=is_published)) == 1
+    assert len(from_folder(str(tmp_path))) == 1
     with pytest.raises(ConfigError, match="are all published samples"):
-        from_records(records[16:], "", leave_out=is_published)
+        from_records(records[16:], "")
 
 
-class TestPairs:
-    Correspondence = get_task("correspondence")
-
-    @staticmethod
-    def row(**changes):
-        others = [[300, 30], [40, 250], [350, 260]]
-        wh = {"wh1": [451, 300], "wh2": [400, 300]}
-        return {"image1": "a.jpg", "image2": "b.jpg", **wh, "query": [60, 70], "match": [200, 150], **changes} | {
-            "distractors": changes.get("distractors", others)
-        }
-
-    def recall(self, seed, **changes):
-        return self.Correspondence.pairs.recall(self.Correspondence(), self.row(**changes), generator(seed, "p"))
-
-    def test_the_match_gets_every_number_and_distractors_vary(self):
-        drawn = [self.recall(seed) for seed in range(200)]
-        assert all(params["candidates"][params["answer"]] == [200, 150] for params in drawn)
-        assert {params["answer"] for params in drawn} == {0, 1, 2}
-        assert len({tuple(map(tuple, sorted(params["candidates"]))) for params in drawn}) == 3
-
-    def test_both_photographs_are_marked_where_the_points_lie(self):
-        task, params = self.Correspondence(), self.recall(3)
-        photos = [Image.new("RGB", (451, 300), "navy"), Image.new("RGB", (400, 300), "darkgreen")]
-        pixels = np.asarray(task.render(photos, params))
-        scale = 160 / 451, 160 / 400
-        assert pixels.shape == (int(300 * scale[1]), 160 + 16 + 160, 3)
-        assert (pixels[int(70 * scale[0]), int(60 * scale[0])] == RED).all()
-        for x, y in params["candidates"]:
-            assert (pixels[int(y * scale[1]), 160 + 16 + int(x * scale[1])] == RED).all()
-        instruction, response = task.ask(params)
-        assert "photograph" in instruction and response == str(params["answer"])
-
-    def test_candidates_whose_markers_touch_are_passed_over(self):
-        with pytest.raises(UnsuitableImage, match="candidates too close"):
-            self.recall(0, distractors=[[205, 150], [195, 150]])
-        for seed in range(20):
-            assert [205, 150] not in self.recall(seed, distractors=[[205, 150], [40, 250], [350, 260]])["candidates"]
-
-    @pytest.mark.parametrize("changes", [{"distractors": [[1, 2]]}, {"match": [1.5, 2]}, {"query": [1]}])
-    def test_malformed_rows_are_told(self, changes):
-        with pytest.raises((ValueError, TypeError)):
-            self.recall(0, **changes)
+def test_names_of_published_pictures_are_read_as_those_of_their_task():
+    """Their pattern is written down where photographs are chosen, and once more beside what is painted."""
+    parts = {part: one for one in RELEASE for part in one.parts}
+    assert {f"rot{angle}" for angle in (0, 90, 180, 270)} < parts.keys() and len(parts) == 8
+    for part, one in parts.items():
+        assert reading(f"somewhere/a_b_{part}.jpg") == (one, "a_b", part) and is_published(f"a_b_{part}.jpg")
+    assert reading("coco/train2017/000000000009.jpg") is None

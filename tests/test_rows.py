@@ -1,3 +1,5 @@
+"""Files of rows: how they are read, what a row is found by, and which rows are refused."""
+
 import json
 import pickle
 
@@ -6,6 +8,7 @@ import pytest
 from vgift_plugin import get_task
 from vgift_plugin.data.rows import Rows, absent
 from vgift_plugin.errors import ConfigError
+from vgift_plugin.methods.vgift.release import of_task
 from vgift_plugin.methods.vgift.rows import RowSource
 
 Rotation = get_task("rotation")
@@ -18,7 +21,7 @@ def source(tmp_path, rows, names=("a.jpg", "in/b.jpg")):
         (photos / name).touch()
     path = tmp_path / "rows.json"
     path.write_text(rows if isinstance(rows, str) else json.dumps(rows))
-    return RowSource(path, Rotation(), Rotation.published, str(photos))
+    return RowSource(path, Rotation(), of_task("rotation").format, str(photos))
 
 
 def row(id="y", photo="a.jpg", angle=90):

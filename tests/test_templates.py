@@ -137,8 +137,9 @@ def test_the_command_needs_no_torch_and_tells_mistakes(tmp_path):
         (["--data_path", tmp_path / "no.json", "-o", out], "no.json: cannot be read"),
         (["--data_path", data, "-o", tmp_path / "no" / "x.json"], "there is no folder"),
         (["--data_path", data, "-o", tmp_path], "cannot be written"),
-        (["--data_path", data, "-o", out, "--instruct_template_share", "5"], "must be above 0 and at most 1"),
-        (["--data_path", data, "-o", out, "--instruct_template_count", "0"], "must be at least 1"),
+        (["--data_path", data, "-o", out, "--min_share", "5"], "must be above 0 and at most 1"),
+        (["--data_path", data, "-o", out, "--min_share", "nan"], "must be above 0 and at most 1"),
+        (["--data_path", data, "-o", out, "--min_count", "0"], "must be at least 1"),
     ):
         done = call([*VGIFT, "templates", *args])
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr

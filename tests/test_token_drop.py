@@ -11,9 +11,15 @@ from conftest import build_llava
 
 from vgift_plugin.data.seeding import generator
 from vgift_plugin.errors import ConfigError
-from vgift_plugin.methods.vgift.flags import Flags
 
 pytestmark = pytest.mark.host
+torch = pytest.importorskip("torch")
+from vgift_plugin.hosts.llava import LLaVA  # noqa: E402
+from vgift_plugin.hosts.model_hooks import ModelHooks, Step  # noqa: E402
+from vgift_plugin.hosts.token_facts import KEY  # noqa: E402
+from vgift_plugin.methods.vitp.dropping import DropTokens  # noqa: E402
+
+HOST = LLaVA()
 IMAGE, IGNORE, PAD = -200, -100, 0
 PATCHES = 4  # the tiny tower's: 28 pixels, 14 a patch
 SEED, STEP, RANK = 42, 5, 1
@@ -26,8 +32,6 @@ def llava(request, tiny):
 
 def batch_of(images_of_rows, seed=0):
     """Returns a batch with so many pictures in each row, text of different lengths around them, padded on the right."""
-    import torch
-
     rng = np.random.default_rng(seed)
     rows, labels = [], []
     for row, images in enumerate(images_of_rows):
@@ -80,8 +84,6 @@ def reference(model, batch, ratio, prob, micro_step, limit):
 
 def reference_loss(model, rows):
     """Returns the mean loss of whole sequences in which nobody looks at what was dropped, one after the other."""
-    import torch
-
     losses = []
     for embeds, labels, stay in rows:
         mask = torch.tensor([[place in stay for place in range(len(embeds))]])
@@ -93,25 +95,22 @@ def reference_loss(model, rows):
     return torch.stack(losses).mean()
 
 
-class Spy:
-    """A step outside of the dropping one, which sees what the model gets."""
+class Spy(Step):
+    """A step after the dropping one, which sees what the model gets."""
 
-    def after(self, prepared, given):
+    def prepared(self, prepared):
         self.last = prepared
-        self.prepared = prepared if prepared.inputs_embeds is not None else self.prepared
+        self.seen = prepared if prepared.inputs_embeds is not None else self.seen
         return prepared
 
 
-def attached(model, ratio, prob=1.0):
-    from vgift_plugin.hosts.model_hooks import Inside
-    from vgift_plugin.methods.vitp.dropping import DropTokens
-
+def attached(model, ratio, prob=1.0, before=()):
     spy = Spy()
-    inside = Inside([spy, DropTokens(ratio, prob)])
+    hooks = ModelHooks(HOST, [*before, DropTokens(HOST, ratio, prob), spy])
     args, state = SimpleNamespace(n_gpu=1, seed=SEED, process_index=RANK), SimpleNamespace(global_step=STEP)
-    inside.on_train_begin(args, state, None, model=model)
-    inside.on_step_begin(args, state, None)
-    return inside, spy
+    hooks.on_train_begin(args, state, None, model=model)
+    hooks.on_step_begin(args, state, None)
+    return hooks, spy
 
 
 @pytest.fixture
@@ -133,21 +132,23 @@ def test_kept_tokens_positions_labels_and_loss_are_the_references(trained, side,
     shorter = 0
     for micro_step, images in enumerate([(2, 1, 0), (0, 0), (1,), (2, 2, 1, 1)]):
         batch = batch_of(images, seed=micro_step)
+        facts = torch.where(batch["labels"] == IGNORE, 0, 2 * batch["labels"] + 1)
         rows = reference(trained, batch, ratio, prob, micro_step, limit)
         if limit > 2000:
             expected = reference_loss(trained, rows)
-        inside, spy = attached(trained, ratio, prob)
-        inside._micro_step = micro_step
+        hooks, spy = attached(trained, ratio, prob)
+        hooks._micro_step = micro_step
         try:
-            loss = trained(**batch).loss
+            loss = trained(**batch, **{KEY: facts}).loss
         finally:
-            inside.detach()
-        got, longest = spy.prepared, max(len(stay) for _, _, stay in rows)
+            hooks.detach()
+        got, longest = spy.seen, max(len(stay) for _, _, stay in rows)
         assert got.inputs_embeds.shape[:2] == got.labels.shape == got.attention_mask.shape == (len(rows), longest)
         for row, (embeds, labels, stay) in enumerate(rows):
             own = slice(0, len(stay)) if side == "right" else slice(longest - len(stay), longest)
             assert got.attention_mask[row].sum() == got.attention_mask[row, own].sum() == len(stay)
             assert got.labels[row, own].tolist() == [labels[place] for place in stay]
+            assert got.facts[row].tolist() == [0 if one == IGNORE else 2 * one + 1 for one in got.labels[row].tolist()]
             assert (got.labels[row] != IGNORE).sum() == sum(labels[place] != IGNORE for place in stay)
             for column, place in zip(range(longest)[own], stay, strict=True):
                 assert (got.inputs_embeds[row, column] == embeds[place]).all()
@@ -161,8 +162,6 @@ def test_kept_tokens_positions_labels_and_loss_are_the_references(trained, side,
 
 def test_any_number_of_tokens_per_picture(trained):
     """Tiles of any size, cut back to the picture, with a separator after every row: upstream's anyres with unpad."""
-    import torch
-
     config = trained.config
     config.mm_patch_merge_type, config.image_aspect_ratio = "spatial_unpad", "anyres"
     config.image_grid_pinpoints = [(28, 56), (56, 28), (56, 56)]
@@ -173,12 +172,12 @@ def test_any_number_of_tokens_per_picture(trained):
     try:
         outcomes = []
         for ratio in (0.75, 1e-9):  # the second one drops nothing
-            inside, spy = attached(trained, ratio)
+            hooks, spy = attached(trained, ratio)
             try:
                 trained(**batch)
             finally:
-                inside.detach()
-            outcomes.append(spy.prepared)
+                hooks.detach()
+            outcomes.append(spy.seen)
         short, whole = outcomes
         for row, images in enumerate((1, 2, 0)):
             text = int(batch["attention_mask"][row].sum()) - images
@@ -195,63 +194,61 @@ def test_any_number_of_tokens_per_picture(trained):
 
 def test_positions_that_the_host_skips_already(trained):
     """LLaVA-NeXT's --use_pos_skipping: one row of positions, with gaps of its own, for the whole batch."""
-    import torch
 
-    class Skip:
-        def after(self, prepared, given):
+    class Skip(Step):
+        def prepared(self, prepared):
             positions = torch.arange(prepared.labels.shape[1])[None]
             return prepared._replace(position_ids=positions + 7 * (positions > 3))
 
-    inside, spy = attached(trained, 0.75)
-    inside.steps.append(Skip())
+    hooks, spy = attached(trained, 0.75, before=[Skip()])
     try:
         trained(**batch_of((1, 1)))
     finally:
-        inside.detach()
+        hooks.detach()
     for row in range(2):
-        stay = spy.prepared.position_ids[row][spy.prepared.attention_mask[row]]
+        stay = spy.seen.position_ids[row][spy.seen.attention_mask[row]]
         assert (stay.diff() > 0).all() and len(stay) == stay.max() + 1 - 7 - (PATCHES - 1)
 
 
 def test_evaluation_and_generation_never_drop(trained):
-    import torch
-
     batch = batch_of((1, 1))
     ask = {"inputs": batch["input_ids"][:1, :5], "images": batch["images"][:1], "max_new_tokens": 3, "do_sample": False}
     whole = trained(**batch).loss
     said = trained.generate(**ask)
-    inside, spy = attached(trained, 0.75)
+    hooks, spy = attached(trained, 0.75)
     try:
         assert trained(**batch).loss != whole
+        seen = spy.seen
         assert torch.equal(trained.generate(**ask), said)  # though the model is in training mode
-        assert spy.prepared.inputs_embeds.shape[1] == 5 - 1 + PATCHES
+        assert spy.seen is seen  # no step is asked about the question
         token = {name: batch[name][:, 2:3] for name in ("input_ids", "labels")}
+        given = []
+        watched = trained.model.register_forward_pre_hook(lambda _, args, told: given.append(told), with_kwargs=True)
         trained(**token, images=batch["images"])  # one token: the host prepares nothing
+        watched.remove()
         assert spy.last.inputs_embeds is None and torch.equal(spy.last.labels, token["labels"])
-        assert spy.last.attention_mask is None
+        assert given[0]["attention_mask"] is None and given[0]["input_ids"] is token["input_ids"]
         trained.eval()
         assert trained(**batch).loss == whole
     finally:
-        inside.detach()
+        hooks.detach()
 
 
 def test_the_choice_depends_on_step_micro_step_and_rank_alone(trained):
-    import torch
-
     batch = batch_of((1, 1, 2))
     torch.manual_seed(0)
     before = (torch.get_rng_state(), random.getstate(), str(np.random.get_state()))  # noqa: NPY002
-    inside, spy = attached(trained, 0.5)
+    hooks, spy = attached(trained, 0.5)
     chosen = []
     try:
         for seed, step, rank, forwards in [(1, 1, 0, 2), (1, 1, 0, 1), (1, 2, 0, 1), (1, 1, 1, 1), (2, 1, 0, 1)]:
             args = SimpleNamespace(n_gpu=1, seed=seed, process_index=rank)
-            inside.on_step_begin(args, SimpleNamespace(global_step=step), None)
+            hooks.on_step_begin(args, SimpleNamespace(global_step=step), None)
             for _ in range(forwards):
                 trained(**batch)
-                chosen.append(str(spy.prepared.position_ids.tolist()))
+                chosen.append(str(spy.seen.position_ids.tolist()))
     finally:
-        inside.detach()
+        hooks.detach()
     first, again = chosen[0], chosen[2]
     assert first == again and len(set(chosen)) == len(chosen) - 1
     after = (torch.get_rng_state(), random.getstate(), str(np.random.get_state()))  # noqa: NPY002
@@ -259,8 +256,6 @@ def test_the_choice_depends_on_step_micro_step_and_rank_alone(trained):
 
 
 def test_tokens_are_chosen_uniformly_and_as_many_as_the_paper_says():
-    import torch
-
     from vgift_plugin.methods.vitp.token_drop import choose, kept_count
 
     assert [kept_count(576, ratio) for ratio in (0.25, 0.5, 0.75, 0.9)] == [432, 288, 144, 58]
@@ -275,17 +270,8 @@ def test_tokens_are_chosen_uniformly_and_as_many_as_the_paper_says():
     assert torch.equal(some[some.sum(1) == 4], keep[some.sum(1) == 4])  # the chance does not change the choice
 
 
-def test_nothing_dropped_is_upstream_to_the_bit(trained, caplog):
-    """Without the flag nothing is attached; with it and no sample's turn, loss and gradients are the very same."""
-    from vgift_plugin.methods.vitp.training import with_methods
-
-    module = {"train_dataset": [], "eval_dataset": None}
-    for flags in (Flags(), Flags(visual_token_drop=0.0), Flags(visual_token_drop=0.75, visual_token_drop_prob=0.0)):
-        with caplog.at_level("INFO", "vgift_plugin"):
-            assert with_methods(module, flags, SimpleNamespace(is_multimodal=True), False) is module
-    assert [record.getMessage() for record in caplog.records] == [
-        "--visual_token_drop_prob 0: no visual token is dropped"
-    ]
+def test_nothing_dropped_is_upstream_to_the_bit(trained):
+    """Where it is no sample's turn, loss and gradients are the very same."""
 
     def gradients():
         trained.zero_grad()
@@ -294,45 +280,26 @@ def test_nothing_dropped_is_upstream_to_the_bit(trained, caplog):
         return [loss, *(p.grad.clone() for p in trained.parameters() if p.grad is not None)]
 
     plain = gradients()
-    inside, _ = attached(trained, 0.75, 1e-9)
+    hooks, _ = attached(trained, 0.75, 1e-9)
     try:
         same = gradients()
     finally:
-        inside.detach()
+        hooks.detach()
     trained.zero_grad()
     assert len(plain) == len(same) > 10 and all((a == b).all() for a, b in zip(plain, same, strict=True))
 
 
 def test_hooks_and_methods_are_gone_afterwards(trained):
-    inside, _ = attached(trained, 0.75)
+    hooks, _ = attached(trained, 0.75)
     assert sum(len(module._forward_pre_hooks) for module in trained.modules()) == 1  # one layer, one rotary table
-    inside.on_train_end(None, None, None)
+    hooks.on_train_end(None, None, None)
     assert not any(module._forward_pre_hooks for module in trained.modules())
 
 
 def test_a_model_without_position_ids_is_refused():
     from llava.model.language_model.llava_mpt import LlavaMptConfig, LlavaMptForCausalLM
 
-    from vgift_plugin.hosts.model_hooks import PREPARE, Inside
-    from vgift_plugin.methods.vitp.dropping import DropTokens
-
     model = LlavaMptForCausalLM(LlavaMptConfig(d_model=32, n_heads=2, n_layers=1, vocab_size=64))
     with pytest.raises(ConfigError, match=r"--visual_token_drop 0\.5: LlavaMptForCausalLM takes no position_ids"):
-        Inside([DropTokens(0.5)]).attach(model)
-    assert PREPARE not in vars(model)
-
-
-def test_wrong_flags_come_in_one_message():
-    with pytest.raises(ConfigError) as caught:
-        Flags(visual_token_drop=75, visual_token_drop_prob=1.5, ssl_ratio=2).resolve()
-    told = str(caught.value)
-    assert "3 mistakes" in told and "75 percent is 0.75" in told and "--visual_token_drop_prob 1.5" in told
-    for ratio in (1.0, -0.1, math.nan):
-        with pytest.raises(ConfigError, match="must be 0 or more and below 1"):
-            Flags(visual_token_drop=ratio).resolve()
-    with pytest.raises(ConfigError, match="--visual_token_drop_prob needs --visual_token_drop"):
-        Flags(visual_token_drop_prob=0.25).resolve()
-    with pytest.raises(ConfigError, match="no --vision_tower"):
-        from vgift_plugin.methods.vitp.training import with_methods
-
-        with_methods({}, Flags(visual_token_drop=0.5), SimpleNamespace(is_multimodal=False), False)
+        ModelHooks(HOST, [DropTokens(HOST, 0.5)]).attach(model)
+    assert HOST.prepare not in vars(model)

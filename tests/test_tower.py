@@ -13,8 +13,10 @@ from conftest import ROOT, VGIFT, arguments, build_llava, call, demo_module, fre
 
 from vgift_plugin.cli import main
 from vgift_plugin.errors import ConfigError, HostMismatchError
+from vgift_plugin.hosts.llava import LLaVA
 
 pytestmark = pytest.mark.host
+HOST = LLaVA()
 TRAIN = ROOT / "scripts" / "demo" / "train_cpu.py"
 FLAGS = {"visual_token_drop": 0.75, "tune_vision_tower": True}
 # Upstream's own loader, in the host that runs: what it loads and what it then sees.
@@ -176,14 +178,14 @@ def test_adapters_on_a_base_whose_tower_was_trained(tmp_path, parts, train_flags
     assert export(out, tmp_path / "tower")[0] == 0 and export(base, tmp_path / "before")[0] == 0
     assert torch.equal(features_of(tmp_path / "tower", torch.float16), reloaded(out, base=base)["features"])
     assert (features_of(tmp_path / "tower") - features_of(tmp_path / "before")).abs().max() > 1e-2
-    status, said = export(out / "checkpoint-1", tmp_path / "early", "--model-base", base)
+    status, said = export(out / "checkpoint-1", tmp_path / "early", "--model_base", base)
     assert status == 2 and "not into checkpoint-N" in said  # the base's tower is not this run's
 
     told = train(frozen, parts, train_flags, {"visual_token_drop": 0.5}, **again)
     assert "the vision tower stays frozen" in told
     status, said = export(frozen, tmp_path / "same")
-    assert status == 2 and "in an earlier run, whose output folder is --model-base" in said
-    assert export(frozen, tmp_path / "same", "--model-base", base)[0] == 0
+    assert status == 2 and "in an earlier run, whose output folder is --model_base" in said
+    assert export(frozen, tmp_path / "same", "--model_base", base)[0] == 0
     assert torch.equal(features_of(tmp_path / "same"), features_of(tmp_path / "before"))
     card = (tmp_path / "same" / "README.md").read_text()
     assert "`llava-base/model.safetensors`" in card and "`--visual_token_drop 0.75`" in card  # of the run that made it
@@ -249,15 +251,15 @@ def test_gradients_reach_the_patch_embedding_with_the_flag_and_not_without(parts
     from vgift_plugin.methods.vitp.tower import TuneTower, stays_frozen
 
     model = build_llava(*parts).train()
-    assert stays_frozen(model)
+    assert stays_frozen(HOST, model)
     tower = model.get_vision_tower()
     patches = tower.vision_tower.vision_model.embeddings.patch_embedding.weight
     loss_of(model).backward()
     assert patches.grad is None
     tower.half()
-    callback = TuneTower()
+    callback = TuneTower(HOST)
     callback.on_init_end(ARGS, None, None, model=model)
-    assert tower.dtype == torch.float32 and "forward" in vars(tower) and not stays_frozen(model)
+    assert tower.dtype == torch.float32 and "forward" in vars(tower) and not stays_frozen(HOST, model)
     loss_of(model).backward()
     assert patches.grad.abs().max() > 0
     trained = {name for name, p in tower.named_parameters() if p.requires_grad}
@@ -279,16 +281,16 @@ def test_runs_that_would_lose_the_tower_are_refused(parts):
     args = SimpleNamespace(**{**vars(ARGS), "tune_mm_mlp_adapter": True})
     model.model.vision_tower = [model.model._modules.pop("vision_tower")]  # as upstream does under --fsdp
     with pytest.raises(ConfigError, match=r"(?s)2 mistakes.*tune_mm_mlp_adapter.*--fsdp"):
-        TuneTower().on_init_end(args, None, None, model=model)
+        TuneTower(HOST).on_init_end(args, None, None, model=model)
     assert not any(p.requires_grad for p in model.get_vision_tower().parameters())
     with pytest.raises(HostMismatchError):
-        TuneTower().on_init_end(ARGS, None, None, model=torch.nn.Linear(1, 1))
+        TuneTower(HOST).on_init_end(ARGS, None, None, model=torch.nn.Linear(1, 1))
     for parts_tuned in ("mm_mlp_adapter", "mm_vision_resampler"):  # LLaVA-NeXT's, which then saves that one alone
         args = SimpleNamespace(**vars(ARGS), mm_tunable_parts=parts_tuned)
         with pytest.raises(ConfigError, match=f"with --mm_tunable_parts {parts_tuned} LLaVA saves that alone"):
-            TuneTower().on_init_end(args, None, None, model=build_llava(*parts))
+            TuneTower(HOST).on_init_end(args, None, None, model=build_llava(*parts))
     args = SimpleNamespace(**vars(ARGS), mm_tunable_parts="mm_mlp_adapter,mm_language_model")
-    TuneTower().on_init_end(args, None, None, model=build_llava(*parts))
+    TuneTower(HOST).on_init_end(args, None, None, model=build_llava(*parts))
 
 
 def test_an_adapter_that_is_the_layer_itself_goes_too(parts):
@@ -307,7 +309,7 @@ def test_an_adapter_that_is_the_layer_itself_goes_too(parts):
     names, weight, bias = set(model.state_dict()), layer.k_proj.weight, layer.k_proj.bias
     layer.k_proj = Adapter(32, 32)
     layer.k_proj.weight, layer.k_proj.bias = weight, bias
-    TuneTower().on_init_end(ARGS, None, None, model=model)
+    TuneTower(HOST).on_init_end(ARGS, None, None, model=model)
     assert type(layer.k_proj) is torch.nn.Linear and set(model.state_dict()) == names
     assert layer.k_proj.weight is weight and layer.k_proj.bias is bias and weight.requires_grad
 
@@ -321,22 +323,24 @@ from types import SimpleNamespace as Is
 sys.path.insert(0, {tests!r})
 from conftest import build_llava
 from test_tower import ARGS, loss_of
+from vgift_plugin.hosts.llava import LLaVA
+from vgift_plugin.hosts.model_hooks import ModelHooks
 from vgift_plugin.methods.vitp.dropping import DropTokens
-from vgift_plugin.hosts.model_hooks import Inside
 from vgift_plugin.methods.vitp.tower import TuneTower
+host = LLaVA()
 model = build_llava({llm!r}, {tower!r}).train()
-tune = TuneTower()
+tune = TuneTower(host)
 tune.on_init_end(ARGS, None, None, model=model)
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
 settings = {{"train_micro_batch_size_per_gpu": 1, "zero_optimization": {{"stage": 3}}}}
 engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config={{**settings, "bf16": {{"enabled": True}},
     "zero_allow_untested_optimizer": True}})
-inside = Inside([DropTokens(0.75)])
-inside.on_train_begin(Is(n_gpu=1, seed=0, process_index=0), Is(global_step=0), None, model=engine)
+hooks = ModelHooks(host, [DropTokens(host, 0.75)])
+hooks.on_train_begin(Is(n_gpu=1, seed=0, process_index=0), Is(global_step=0), None, model=engine)
 for _ in range(2):
     engine.backward(loss_of(engine, torch.bfloat16))
     engine.step()
-inside.detach()
+hooks.detach()
 engine.save_checkpoint({out!r})
 model.config.save_pretrained({out!r})
 """

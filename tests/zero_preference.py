@@ -18,8 +18,9 @@ from conftest import build_llava
 from deepspeed import zero
 from peft import LoraConfig, get_peft_model
 
-from vgift_plugin.hosts.model_hooks import Inside, find_host
-from vgift_plugin.methods.stic.preference_loss import PreferenceLoss
+from vgift_plugin.hosts.llava import LLaVA
+from vgift_plugin.hosts.model_hooks import ModelHooks
+from vgift_plugin.methods.stic.loss import PreferenceLoss
 from vgift_plugin.methods.stic.reference import Reference
 
 
@@ -49,14 +50,15 @@ def main(llm, tower, stage, out):
         weight.requires_grad = True
     if stage == 3:  # spread before the trainer is made, as from_pretrained does
         zero.Init(module=model, config_dict_or_path=settings)
-    reference = Reference()
+    host = LLaVA()
+    reference = Reference(host)
     loss = PreferenceLoss(0.1, 1 / 1024, reference)
     args, state = SimpleNamespace(output_dir=os.path.dirname(out), fsdp=[]), SimpleNamespace(global_step=0)
     reference.on_init_end(args, state, None, model=model)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     engine, *_ = deepspeed.initialize(model=model, optimizer=torch.optim.AdamW(trained, lr=1e-2), config=settings)
     reference.on_train_begin(args, state, None, model=model)
-    Inside([loss]).attach(find_host(model), model)
+    ModelHooks(host, [loss]).attach(host.model(model), model)
     losses = []
     for _ in range(3):
         engine.train()

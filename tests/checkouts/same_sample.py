@@ -1,4 +1,4 @@
-"""A checkout's own train(), up to its dataset: samples through the one-record view against the same samples as records.
+"""A checkout's own train(), up to its dataset: samples through the encoder against the same samples as records.
 
     python same_sample.py MODULE [the checkout's flags]
 
@@ -15,11 +15,12 @@ import tempfile
 from pathlib import Path
 
 import torch
-from vgift_plugin.hosts.self_test import self_test
-from vgift_plugin.hosts.view import OneRecordView
 
 from vgift_plugin import get_task, task_names
 from vgift_plugin.data.photos import from_folder
+from vgift_plugin.hosts import host_of
+from vgift_plugin.hosts.encoder import Encoder
+from vgift_plugin.methods.vgift.self_test import self_test
 from vgift_plugin.methods.vgift.stream import Stream
 
 
@@ -34,15 +35,16 @@ def equal(one, other):
 def compare(tokenizer, data_args, **rest):
     """Stands where train() makes its data module; nothing is trained."""
     base = make(tokenizer=tokenizer, data_args=data_args, **rest)["train_dataset"]
-    view, differ, answers = OneRecordView(base), set(), {}
+    encoder, template = Encoder(host, base), host.template(module, data_args, tokenizer)
+    differ, answers = set(), {}
     for name in task_names():
         stream = Stream(get_task(name)(), from_folder(data_args.image_folder), 0)
-        answers[name] = self_test(stream, view, tokenizer, getattr(module, "conversation_lib", None)).response
+        answers[name] = self_test(stream, encoder, template, tokenizer, host).response
         for j in range(3):
             sample = stream(0, j)
-            ours = view(sample, "sample")
+            ours = encoder.sample(sample, "sample")
             with tempfile.TemporaryDirectory() as folder:
-                view.picture(sample).save(Path(folder, "sample.png"))
+                encoder.picture(sample).save(Path(folder, "sample.png"))
                 Path(folder, "one.json").write_text(json.dumps([sample.record("vgift-sample", "sample.png")]))
                 own = copy.copy(data_args)
                 own.data_path, own.image_folder = str(Path(folder, "one.json")), folder
@@ -57,5 +59,6 @@ def compare(tokenizer, data_args, **rest):
 
 if __name__ == "__main__":
     module = importlib.import_module(sys.argv.pop(1))
+    host = host_of(module)
     make, module.make_supervised_data_module = module.make_supervised_data_module, compare
     module.train()

@@ -14,7 +14,7 @@ from test_llava_train import RECORDED, TRAIN, log_of, run
 
 from vgift_plugin.data.photos import from_folder, is_held_out
 from vgift_plugin.errors import ConfigError
-from vgift_plugin.methods.vgift.flags import Flags
+from vgift_plugin.methods.vgift.flags import VgiftFlags
 from vgift_plugin.methods.vgift.streams import split_streams
 
 TASKS = "rotation,color,correspondence"
@@ -22,11 +22,11 @@ METRIC = re.compile(r"'(eval_\w+|loss\w*)': ([\d.]+)")
 
 
 def flags_of(photos, **changes):
-    return Flags(**{"ssl_tasks": TASKS, "ssl_eval_samples": 4, "ssl_image_folder": str(photos), **changes})
+    return VgiftFlags(**{"ssl_tasks": TASKS, "ssl_eval_samples": 4, "ssl_image_folder": str(photos), **changes})
 
 
 def split(flags):
-    return split_streams(flags, flags.resolve(), None, flags.ssl_image_folder, None)
+    return split_streams(flags, flags.tasks(), None, flags.ssl_image_folder, None)
 
 
 def test_one_name_in_twenty_is_held_out_wherever_it_lies():
@@ -84,13 +84,13 @@ def test_what_cannot_be_held_out_is_refused(photos, others, tmp_path):
     with pytest.raises(ConfigError, match=r"5 of its 5 images are trained on too: .*, …\nName a folder"):
         split(flags_of(photos, ssl_eval_image_folder=str(photos)))
     with pytest.raises(ConfigError) as err:
-        Flags(ssl_eval_samples=-1, ssl_eval_image_folder="/nowhere", ssl_eval_steps=0).resolve()
+        VgiftFlags(ssl_eval_samples=-1, ssl_eval_image_folder="/nowhere", ssl_eval_steps=0).tasks()
     for told in ("--ssl_eval_samples -1: must", "/nowhere: there is no such folder", "--ssl_eval_steps 0: must"):
         assert told in str(err.value)
     with pytest.raises(ConfigError, match=r"--ssl_eval_steps needs --ssl_eval_samples"):
-        Flags(ssl_tasks="rotation", ssl_eval_steps=5).resolve()
+        VgiftFlags(ssl_tasks="rotation", ssl_eval_steps=5).tasks()
     with pytest.raises(ConfigError, match=r"--ssl_eval_samples needs --ssl_tasks"):
-        Flags(ssl_eval_samples=5).resolve()
+        VgiftFlags(ssl_eval_samples=5).tasks()
 
 
 @pytest.mark.host
@@ -107,12 +107,15 @@ def test_metrics_and_losses_are_what_one_row_at_a_time_gives(module_of, others, 
     """Base records and samples of three tasks, of different lengths, in one batch, against single rows unpadded."""
     import torch
 
-    from vgift_plugin.hosts.model_hooks import Inside
-    from vgift_plugin.methods.vgift import callbacks
-    from vgift_plugin.methods.vgift.losses import SplitLoss
+    from vgift_plugin.hosts import trainer
+    from vgift_plugin.hosts.model_hooks import ModelHooks
+    from vgift_plugin.hosts.token_facts import KEY
+    from vgift_plugin.methods.vgift.losses import TaskLosses
 
     made = module_of(ssl_tasks=TASKS, ssl_ratio=1.0, ssl_eval_samples=6, ssl_eval_image_folder=str(others))
-    losses = next(callback for callback in made["callbacks"] if isinstance(callback, SplitLoss))
+    hooks, losses = (
+        next(one for one in made["callbacks"] if isinstance(one, kind)) for kind in (ModelHooks, TaskLosses)
+    )
     train, collate = made["train_dataset"], made["data_collator"]
 
     def alone(item):
@@ -124,14 +127,13 @@ def test_metrics_and_losses_are_what_one_row_at_a_time_gives(module_of, others, 
         shift = logits.shape[0] - len(labels)  # the picture stands before the answer
         return logits[answer + shift - 1], labels[answer]
 
-    inside = Inside([losses])
-    inside.attach(tiny_llava)
+    hooks.attach(tiny_llava)
     try:
         tiny_llava.train()
         names = ["base", "rotation", "base", "rotation", "color", "color", "correspondence", "base"]
         items = [train[k] for k in (0, 16, 2, 17, 21, 22, 28, 1)]
         batch = collate(items)
-        assert [-100 - n for n in batch["labels"][:, 0].tolist()] == [losses.names.index(name) for name in names]
+        assert [row.max() % 2**16 // 2 for row in batch[KEY]] == [losses.names.index(name) for name in names]
         tiny_llava(**{**batch, "images": batch["images"].float()})
         tiny_llava.eval()
         sums = losses._sums.tolist()
@@ -152,10 +154,10 @@ def test_metrics_and_losses_are_what_one_row_at_a_time_gives(module_of, others, 
             pad = {"batch_first": True, "padding_value": -100}
             predictions = torch.nn.utils.rnn.pad_sequence(reduced, **pad).numpy()
             label_ids = torch.nn.utils.rnn.pad_sequence(labels, **pad).numpy()
-            assert predictions.shape == (6, label_ids.shape[1], 2)
+            assert predictions.shape == (6, label_ids.shape[1], 4)
             # the untrained model is right nowhere: make it right in the first half of the samples
             predictions[:3, :, 0] = predictions[:3, :, 1]
-            metrics[name] = made["compute_metrics"](SimpleNamespace(predictions=predictions, label_ids=label_ids))
+            metrics[name] = made["compute_metrics"](SimpleNamespace(predictions=predictions))
             for k, row in enumerate(rows):
                 logits, true = alone(row)
                 kept = predictions[k][predictions[k, :, 1] != -100]
@@ -163,11 +165,10 @@ def test_metrics_and_losses_are_what_one_row_at_a_time_gives(module_of, others, 
                 assert k < 3 or kept[:, 0].tolist() == logits.argmax(-1).tolist()
         expected = {name: [] for name in losses.names}
         for item, name in zip(items, names, strict=True):
-            assert item["labels"][0] == -100
             logits, true = alone(item)
             expected[name] += torch.nn.functional.cross_entropy(logits, true, reduction="none").tolist()
     finally:
-        inside.detach()
+        hooks.detach()
     assert {name: m["accuracy"] for name, m in metrics.items()} == dict.fromkeys(made["eval_dataset"], 0.5)
     assert {name: set(m) for name, m in metrics.items()} == {
         "rotation": {"accuracy"},
@@ -180,9 +181,53 @@ def test_metrics_and_losses_are_what_one_row_at_a_time_gives(module_of, others, 
     means = {f"loss_{name}": pytest.approx(np.mean(values), abs=1e-3) for name, values in expected.items()}
     assert logs == {"loss": 1.0, **means}
     assert state.log_history == [{name: value for name, value in logs.items() if name != "loss"}]
-    callbacks._tensorboard(board.logging_dir).close()
+    trainer._tensorboard(board.logging_dir).close()
     assert any(b"train/loss_rotation" in path.read_bytes() for path in (tmp_path / "board").iterdir())
-    assert made["compute_metrics"](SimpleNamespace(predictions=None, label_ids=np.full((2, 5), -100))) == {}
+    for no_task in (-100, 0):  # nothing that carries loss; base records, which a host may evaluate on, too
+        assert made["compute_metrics"](SimpleNamespace(predictions=np.full((2, 5, 4), no_task))) == {}
+
+
+@pytest.mark.host
+def test_a_score_is_earned_place_by_place(module_of, others, tokenizer):
+    """A model that repeats the current token says the answer, shifted by one, and knows nothing."""
+    import torch
+
+    from vgift_plugin.hosts.token_facts import KEY, Tokens
+
+    made = module_of(ssl_tasks="color", ssl_ratio=1.0, ssl_eval_samples=6, ssl_eval_image_folder=str(others))
+    rows, accuracy = list(made["eval_dataset"]["color"]), made["compute_metrics"]
+    digits = torch.tensor(tokenizer.convert_tokens_to_ids(list("12345")))
+
+    def metrics(say, flattened=False):
+        """What is logged of a model that predicts `say(ids, labels)`, tokens of the labels' shape, at each place."""
+        parts = []
+        for number, row in enumerate(rows):
+            ids, labels = row["input_ids"].clamp(min=0)[None], row["labels"][None]
+            parts.append((say(ids, labels), labels, row[KEY][None] + (number << 16)))
+        batches = [[torch.cat(some, dim=1) for some in zip(*parts, strict=True)]] if flattened else parts
+        reduced = []
+        for said, labels, facts in batches:
+            accuracy.losses.tokens = Tokens.of(labels, facts)
+            logits = torch.nn.functional.one_hot(said, len(tokenizer)).float()
+            reduced += [*made["preprocess_logits_for_metrics"](logits, labels)]
+        padded = torch.nn.utils.rnn.pad_sequence(reduced, batch_first=True, padding_value=-100)
+        return accuracy(SimpleNamespace(predictions=padded.numpy()))
+
+    def right(ids, labels):
+        return ids.roll(-1, 1)
+
+    def right_on_two_points(ids, labels):
+        said = ids.roll(-1, 1)
+        numbers = (torch.isin(said, digits) & (labels.roll(-1, 1) != -100)).nonzero()[:, 1]
+        assert len(numbers) == 5
+        said[0, numbers[[0, 2, 3]]] = digits[(said[0, numbers[[0, 2, 3]], None] == digits).nonzero()[:, 1] - 1]
+        return said
+
+    for flattened in (False, True):  # a host may lay the rows of a batch end to end
+        assert metrics(right, flattened) == {"accuracy": 1.0, "score": 1.0}
+        assert metrics(right_on_two_points, flattened) == {"accuracy": 0.0, "score": pytest.approx(0.4)}
+    echoed = metrics(lambda ids, labels: ids)
+    assert echoed["accuracy"] == 0.0 and echoed["score"] <= 1 / 5  # the mean share of points right by a blind guess
 
 
 def logged(done):

@@ -1,22 +1,33 @@
 import json
+import math
 
 import pytest
 
 from vgift_plugin.errors import ConfigError
-from vgift_plugin.methods.vgift.flags import Flags, counts
+from vgift_plugin.methods.settings import Settings
+from vgift_plugin.methods.vgift.flags import VgiftFlags, counts
 from vgift_plugin.methods.vgift.streams import streams
 
 
-def resolve(**flags):
-    return Flags(**flags).resolve()
+def tasks(**flags):
+    return VgiftFlags(**flags).tasks()
+
+
+def mistakes(**flags):
+    """Returns the message with the mistakes of all methods' flags; empty where there are none."""
+    try:
+        Settings(flags).check()
+    except ConfigError as err:
+        return str(err)
+    return ""
 
 
 def test_without_tasks_nothing_is_asked():
-    assert resolve() == ()
+    assert tasks() == ()
 
 
 def test_weights_default_to_one_and_keep_their_order():
-    asks = resolve(ssl_tasks="rotation, color:2,correspondence:0.5")
+    asks = tasks(ssl_tasks="rotation, color:2,correspondence:0.5")
     assert [(ask.task.name, float(ask.weight)) for ask in asks] == [
         ("rotation", 1),
         ("color", 2),
@@ -25,7 +36,7 @@ def test_weights_default_to_one_and_keep_their_order():
 
 
 def test_the_released_mixture_to_the_number():
-    asks = resolve(ssl_tasks="rotation,color,correspondence")
+    asks = tasks(ssl_tasks="rotation,color,correspondence")
     each = counts(asks, 0.1, 665_298)
     assert each == [22_176] * 3
     assert 665_298 + sum(each) == 731_826
@@ -35,18 +46,18 @@ def test_the_released_mixture_to_the_number():
     ("ratio", "base", "weights", "expected"), [(0.1, 30, "", 1), (0.3, 10, "", 1), (0.07, 300, ":7", 7)]
 )
 def test_counts_are_exact_where_floats_are_not(ratio, base, weights, expected):
-    asks = resolve(ssl_tasks=f"rotation{weights},color{weights},correspondence{weights}")
+    asks = tasks(ssl_tasks=f"rotation{weights},color{weights},correspondence{weights}")
     assert counts(asks, ratio, base) == [expected] * 3
 
 
 def test_weight_zero_gives_no_sample_and_ratio_zero_none_at_all():
-    assert counts(resolve(ssl_tasks="rotation:0,color"), 0.5, 100) == [0, 50]
-    assert counts(resolve(ssl_tasks="rotation,color"), 0.0, 100) == [0, 0]
+    assert counts(tasks(ssl_tasks="rotation:0,color"), 0.5, 100) == [0, 50]
+    assert counts(tasks(ssl_tasks="rotation,color"), 0.0, 100) == [0, 0]
 
 
 def test_a_task_left_without_sample_is_named():
     with pytest.raises(ConfigError, match=r"0\.01 of 150 base records leaves no sample for rotation, color"):
-        counts(resolve(ssl_tasks="rotation,color"), 0.01, 150)
+        counts(tasks(ssl_tasks="rotation,color"), 0.01, 150)
 
 
 @pytest.mark.parametrize(
@@ -61,11 +72,11 @@ def test_a_task_left_without_sample_is_named():
 )
 def test_bad_ratio(ratio, message):
     with pytest.raises(ConfigError, match=message):
-        resolve(ssl_tasks="rotation", ssl_ratio=ratio)
+        tasks(ssl_tasks="rotation", ssl_ratio=ratio)
 
 
 @pytest.mark.parametrize(
-    ("tasks", "message"),
+    ("written", "message"),
     [
         ("rotatoin", "did you mean 'rotation'"),
         ("jigsaw9", "known tasks: .*rotation"),
@@ -77,18 +88,16 @@ def test_bad_ratio(ratio, message):
         ("", "name is missing"),
     ],
 )
-def test_bad_tasks(tasks, message):
+def test_bad_tasks(written, message):
     with pytest.raises(ConfigError, match=message):
-        resolve(ssl_tasks=tasks)
+        tasks(ssl_tasks=written)
 
 
 def test_all_mistakes_come_in_one_message(tmp_path):
     config = tmp_path / "knobs.yaml"
     config.write_text("color: {pionts: 3, size_px: big}\nrotation: {square: 1}\nrotaton: {}\n")
     with pytest.raises(ConfigError) as caught:
-        resolve(
-            ssl_tasks="rotation,colour", ssl_ratio=5, ssl_image_folder=str(tmp_path / "none"), ssl_config=str(config)
-        )
+        tasks(ssl_tasks="rotation,colour", ssl_ratio=5, ssl_image_folder=str(tmp_path / "none"), ssl_config=str(config))
     text = str(caught.value)
     for part in (
         "7 mistakes",
@@ -107,7 +116,7 @@ def test_all_mistakes_come_in_one_message(tmp_path):
 def test_knobs_from_a_file(tmp_path, suffix):
     config = tmp_path / f"knobs.{suffix}"
     config.write_text(json.dumps({"color": {"points": 3, "min_distance": 50}, "rotation": {"wording": 0}}))
-    rotation, color = resolve(ssl_tasks="rotation,color", ssl_config=str(config))
+    rotation, color = tasks(ssl_tasks="rotation,color", ssl_config=str(config))
     assert (rotation.task.wording, color.task.points, color.task.min_distance) == (0, 3, 50)
 
 
@@ -126,62 +135,61 @@ def test_bad_config_file(tmp_path, text, message):
     config = tmp_path / "knobs.yaml"
     config.write_text(text)
     with pytest.raises(ConfigError, match=message):
-        resolve(ssl_tasks="rotation,color,correspondence", ssl_config=str(config))
+        tasks(ssl_tasks="rotation,color,correspondence", ssl_config=str(config))
 
 
 def test_missing_config_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"--ssl_config .*absent\.yaml: cannot be read"):
-        resolve(ssl_tasks="rotation", ssl_config=str(tmp_path / "absent.yaml"))
+        tasks(ssl_tasks="rotation", ssl_config=str(tmp_path / "absent.yaml"))
 
 
 def test_replay_and_pairs_are_checked_before_anything_is_loaded(tmp_path):
     with pytest.raises(
         ConfigError, match=r"2 mistakes.*\n.*--ssl_replay .*no such folder\n.*--ssl_pairs .*`vgift pairs`"
     ):
-        resolve(ssl_tasks="rotation", ssl_replay=str(tmp_path / "none"), ssl_pairs=str(tmp_path / "none.jsonl"))
+        tasks(ssl_tasks="rotation", ssl_replay=str(tmp_path / "none"), ssl_pairs=str(tmp_path / "none.jsonl"))
     (tmp_path / "pairs.jsonl").touch()
     with pytest.raises(ConfigError, match="--ssl_pairs needs --ssl_tasks"):
-        resolve(ssl_pairs=str(tmp_path / "pairs.jsonl"))
+        tasks(ssl_pairs=str(tmp_path / "pairs.jsonl"))
     with pytest.raises(ConfigError, match=r"none of --ssl_tasks rotation takes pairs"):
-        flags = Flags(ssl_tasks="rotation", ssl_pairs=str(tmp_path / "pairs.jsonl"))
-        streams(flags, flags.resolve(), [], "", None)
+        flags = VgiftFlags(ssl_tasks="rotation", ssl_pairs=str(tmp_path / "pairs.jsonl"))
+        streams(flags, flags.tasks(), [], "", None)
 
 
 def test_flags_of_the_instruction_loss(tmp_path):
     path = tmp_path / "templates.json"
     path.write_text("[]")
-    assert Flags(instruct_loss="no_template", instruct_templates=str(path)).wanted and not Flags().wanted
-    assert resolve(instruct_loss="no_template", instruct_templates=str(path)) == ()
-    both = Flags(instruct_loss="full", ssl_tasks="rotation")
-    assert both.wanted and both.makes_samples and not Flags(instruct_loss="full").makes_samples
-    with pytest.raises(ConfigError) as caught:
-        resolve(
-            instruct_loss="no_templat",
-            instruct_templates=str(tmp_path / "none"),
-            instruct_template_share=0.0,
-            instruct_template_count=0,
-            instruct_loss_weight=-0.5,
-            ssl_ratio=7.0,
-        )
+    fine = {"instruct_loss": "no_template", "instruct_templates": str(path)}
+    assert Settings(fine).words() == "the loss on instructions" and mistakes(**fine) == ""
+    both = Settings({"instruct_loss": "full", "ssl_tasks": "rotation"})
+    assert both.words() == "the loss on instructions and self-supervised samples"
+    assert Settings({}).words() == "" and Settings({}).wanted() == [] == list(Settings({}).changed())
+    told = mistakes(
+        instruct_loss="no_templat",
+        instruct_templates=str(tmp_path / "none"),
+        instruct_loss_weight=-0.5,
+        ssl_ratio=7.0,
+    )
     for part in (
-        "7 mistakes",
+        "5 mistakes",
         "--ssl_ratio 7",
         "did you mean 'no_template'?",
         "there is no such file; `vgift templates` writes one",
         "--instruct_templates needs --instruct_loss no_template, not no_templat",
-        "--instruct_template_share 0: must be above 0",
-        "--instruct_template_count 0: must be at least 1",
         "--instruct_loss_weight -0.5: must be a finite number, 0 or more",
     ):
-        assert part in str(caught.value)
-    with pytest.raises(ConfigError, match="must be above 0 and at most 1"):
-        resolve(instruct_template_share=float("nan"))
-    with pytest.raises(ConfigError, match="--instruct_template_count needs --instruct_loss no_template, not full"):
-        resolve(instruct_loss="full", instruct_template_count=5)
-    with pytest.raises(ConfigError, match="--instruct_template_share does nothing with --instruct_templates"):
-        resolve(instruct_loss="no_template", instruct_templates=str(path), instruct_template_share=0.5)
-    assert resolve(instruct_template_share=0.5) == ()  # as `vgift templates` takes it
-    with pytest.raises(ConfigError, match="--instruct_loss_weight needs an --instruct_loss other than none"):
-        resolve(instruct_loss_weight=0.5)
-    with pytest.raises(ConfigError, match="--instruct_loss_text True needs an --instruct_loss other than none"):
-        resolve(instruct_loss_text=True)
+        assert part in told
+    told = mistakes(instruct_loss_weight=0.5)
+    assert "--instruct_loss_weight needs an --instruct_loss other than none" in told
+    assert "--instruct_loss_text True needs an --instruct_loss other than none" in mistakes(instruct_loss_text=True)
+
+
+def test_flags_of_what_acts_in_the_model():
+    told = mistakes(visual_token_drop=75, visual_token_drop_prob=1.5, ssl_ratio=2)
+    assert "3 mistakes" in told and "75 percent is 0.75" in told and "--visual_token_drop_prob 1.5" in told
+    for ratio in (1.0, -0.1, math.nan):
+        assert "must be 0 or more and below 1" in mistakes(visual_token_drop=ratio)
+    assert "--visual_token_drop_prob needs --visual_token_drop" in mistakes(visual_token_drop_prob=0.25)
+    assert Settings({"visual_token_drop": 0.5, "tune_vision_tower": True}).words() == (
+        "--visual_token_drop and --tune_vision_tower"
+    )

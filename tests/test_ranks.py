@@ -72,7 +72,7 @@ def test_other_task_templates_on_one_rank(tmp_path, train_flags):
 
 def test_a_rank_without_the_plugin_is_named(tmp_path, train_flags):
     """The flags never got there: it trains as ever, and waits for the others in its first collective."""
-    setup = "import vgift_plugin.hosts.ranks as agreement; agreement.PATIENCE_S = 5.0"
+    setup = "from vgift_plugin.hosts import ranks; ranks.PATIENCE_S = 5.0"
     other = "import transformers, llava.train.train as host; from vgift_plugin import detach; detach(host); "
     other += "transformers.HfArgumentParser.__init__ = transformers.HfArgumentParser.__init__.__wrapped__"
     told = train(tmp_path, train_flags, other, setup=setup)
