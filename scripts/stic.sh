@@ -20,7 +20,7 @@ MODEL="./$out/llm" DATA="./$out/base.json" OUTPUT="./$out/base" EPOCHS=4 LEARNIN
 echo "== a better and a worse description of pictures without labels"
 vgift stic prefer --model-path "$out/base" --image_folder "$out/images/unlabelled" -n 48 --max-new-tokens 48 \
     --batch-size 16 -o "$out/prefs.jsonl"
-vgift preview --preferences "$out/prefs.jsonl" --image_folder "$out/images/unlabelled" -n 4 -o "$out/pairs.html"
+vgift stic preview "$out/prefs.jsonl" --image_folder "$out/images/unlabelled" -n 4 -o "$out/pairs.html"
 
 echo "== stage 1: upstream's LoRA script, unedited, on the preferences"
 vgift run --preference_data "$out/prefs.jsonl" -- bash scripts/demo/finetune_lora.sh

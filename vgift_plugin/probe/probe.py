@@ -6,10 +6,12 @@ import functools
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Optional
 
 from .. import __version__
+from ..data.arguments import option
 from ..data.files import write_whole
 from ..data.journal import Journal, read_lines, require_same
 from ..data.photos import fingerprint
@@ -142,16 +144,12 @@ def probe(
         mistakes.append("name what to probe with: --ssl_tasks for self-supervised samples, or --data_path for records")
     if not asks:
         mistakes += [f"--{name} needs --ssl_tasks" for name in flags if name not in ("ssl_tasks", "ssl_seed")]
-    if "ssl_seed" in flags:
-        mistakes.append(
-            f"--ssl_seed {flags['ssl_seed']} is training's; give --seed, with another number than training had"
-        )
     if asks and describe_first:
-        mistakes.append("--describe-first is about the records of --data_path, without --ssl_tasks")
+        mistakes.append("--describe_first is about the records of --data_path, without --ssl_tasks")
     if n < LEAST:
         mistakes.append(f"-n {n}: at least {LEAST}, for another one's picture to be shown")
     if batch_size < 1:
-        mistakes.append(f"--batch-size {batch_size}: at least 1")
+        mistakes.append(f"--batch_size {batch_size}: at least 1")
     if not Path(image_folder).is_dir():
         mistakes.append(f"--image_folder {image_folder}: there is no such folder")
     if mistakes:
@@ -170,7 +168,7 @@ def probe(
     else:
         chosen, left_out = _chosen(records, n, seed, image_folder, data_path)
         what["--data_path, records"] = fingerprint(json.dumps(chosen.record(k)) for k in range(len(chosen)))
-        what |= {"--describe-first": True} if describe_first else {}
+        what |= {"--describe_first": True} if describe_first else {}
     found = find(model_path, model_base, conv_mode)
     device = device_of(device)
     model = {"--model-path": model_path, "--model-base": model_base, "--conv-mode": found.template, "--device": device}
@@ -274,3 +272,48 @@ def _needs(
         for one, row in zip(listed, measured, strict=True):
             one |= {name: row[name] for name in describing.FIELDS if name in row}
     return table, result, functools.partial(needs_page, chosen, measured)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """Whether a trained model looks: self-supervised tasks, asked with their picture, blind, and with another picture.
+
+    Without --ssl_tasks the records of --data_path are measured: how much likelier are their answers by the picture?
+    """
+
+    EXAMPLE: ClassVar[str] = (
+        "examples:\n  vgift probe --model_path CKPT --ssl_tasks rotation,color --image_folder DIR -o probe.html\n"
+        "  vgift probe --model_path LORA --model_base BASE --data_path my.json --image_folder DIR -o records.html\n\n"
+        "Run it again to go on after an interruption."
+    )
+
+    model_path: str = option(help="a LLaVA: folder, or name on the Hub", metavar="CKPT")
+    model_base: Optional[str] = option(None, "what a LoRA adapter or a projector was trained on", metavar="BASE")
+    image_folder: str = option(help="images; with --data_path what its paths are relative to", metavar="DIR")
+    data_path: Optional[str] = option(
+        None, "LLaVA records: measured, or with --ssl_tasks those whose images are used", metavar="JSON"
+    )
+    ssl_tasks: Optional[str] = option(None, "tasks to ask, such as rotation,color")
+    ssl_config: Optional[str] = option(None, "YAML or JSON file with the tasks' knobs", metavar="FILE")
+    ssl_pairs: Optional[str] = option(None, "pairs of photographs, for tasks that take pairs", metavar="FILE")
+    n: int = option(500, "samples of each task, or records", short="-n", metavar="N")
+    output: str = option("probe.html", "the page", short="-o", metavar="FILE")
+    json: Optional[str] = option(None, "all numbers as JSON", metavar="FILE")
+    resume: Optional[str] = option(None, "the journal of answers, to go on with; default: OUTPUT.jsonl", metavar="FILE")
+    batch_size: int = option(16, "questions at once", metavar="N")
+    device: Optional[str] = option(None, "cuda, cpu or cuda:1; default: cuda where there is one", metavar="D")
+    seed: int = option(1, "of the samples; give another one than training had", metavar="N")
+    conv_mode: Optional[str] = option(
+        None,
+        "the chat template the model was trained with; default: as LLaVA's evaluation chooses, else v1",
+        metavar="NAME",
+    )
+    describe_first: bool = option(False, "records: also measure answers after the model's own description")
+
+    def run(self) -> str:
+        """See `probe`."""
+        given = {one.name: getattr(self, one.name) for one in fields(self)}
+        flags = {name: given.pop(name) for name in ("ssl_tasks", "ssl_config", "ssl_pairs")}
+        return probe(
+            {name: value for name, value in flags.items() if value is not None}, json_path=given.pop("json"), **given
+        )

@@ -6,11 +6,13 @@ import copy
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Optional
 
 import numpy as np
 
+from ...data.arguments import option
 from ...data.files import write_whole
 from ...data.photos import fingerprint
 from ...data.records import IMAGE, picture_name, read_records, why_not_one_picture
@@ -162,3 +164,37 @@ def summary(told: dict[str, Any], n: int) -> str:
     lines += listed("chosen, and written as they were", told["as_they_were"])
     lines += cut_off_hint(told["as_they_were"].values(), told["records"])
     return lines + listed("pictures passed over", told["passed_over"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Describe:
+    """Write LLaVA records with the model's own description of their picture before the question."""
+
+    EXAMPLE: ClassVar[str] = (
+        "example:\n  vgift stic describe --model_path CKPT --data_path mix.json --image_folder DIR -n 5000 \\\n"
+        "      -o described.json\n\n"
+        "Run it again to go on after an interruption; run it under torchrun to share the work between GPUs."
+    )
+
+    data_path: str = option(help="LLaVA records, of which some are taken", metavar="JSON")
+    model_path: str = option(help="a LLaVA: folder, or name on the Hub", metavar="CKPT")
+    image_folder: str = option(help="what image paths are relative to", metavar="DIR")
+    output: str = option(help="FILE.parts and FILE.report.json appear beside it", short="-o", metavar="FILE")
+    model_base: Optional[str] = option(None, "what a LoRA adapter or a projector was trained on", metavar="BASE")
+    n: int = option(5000, "records", short="-n", metavar="N")
+    temperature: float = option(0.2, "of sampling; 0 takes the likeliest token", metavar="T")
+    max_new_tokens: int = option(1024, "where descriptions are cut off, and then not used", metavar="N")
+    seed: int = option(0, "of choices, prompts and tokens", metavar="N")
+    batch_size: int = option(8, "descriptions at once", metavar="N")
+    device: Optional[str] = option(
+        None, "cuda, cpu or cuda:1; default: this rank's GPU where there is one", metavar="D"
+    )
+    conv_mode: Optional[str] = option(
+        None,
+        "the chat template the model was trained with; default: as LLaVA's evaluation chooses, else v1",
+        metavar="NAME",
+    )
+
+    def run(self) -> str:
+        """See `describe`."""
+        return describe(**{one.name: getattr(self, one.name) for one in fields(self)})

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Optional
 
 import numpy as np
 from PIL import Image
 
+from ...data.arguments import option
 from ...data.files import write_whole
 from ...data.photos import from_folder, open_photo
 from ...data.seeding import generator, permute
@@ -228,3 +229,35 @@ def cut_off_hint(reasons: Iterable[str], total: int) -> str:
     """Returns a line on what to do where more than a tenth of all texts were cut off."""
     count = list(reasons).count(CUT_OFF)
     return f"\n{count:,} were cut off; raise --max-new-tokens" if count > total / 10 else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefer:
+    """Have the model describe photographs, well and badly: preference pairs, for --preference_data."""
+
+    EXAMPLE: ClassVar[str] = (
+        "example:\n  vgift stic prefer --model_path CKPT --image_folder DIR -n 6000 -o prefs.jsonl\n\n"
+        "Run it again to go on after an interruption; run it under torchrun to share the work between GPUs."
+    )
+
+    model_path: str = option(help="a LLaVA: folder, or name on the Hub", metavar="CKPT")
+    image_folder: str = option(help="photographs, searched recursively", metavar="DIR")
+    output: str = option(help="FILE.parts and FILE.report.json appear beside it", short="-o", metavar="FILE")
+    model_base: Optional[str] = option(None, "what a LoRA adapter or a projector was trained on", metavar="BASE")
+    n: int = option(6000, "photographs", short="-n", metavar="N")
+    temperature: float = option(0.2, "of sampling; 0 takes the likeliest token", metavar="T")
+    max_new_tokens: int = option(1024, "where descriptions are cut off, and then not used", metavar="N")
+    seed: int = option(0, "of choices, prompts and tokens", metavar="N")
+    batch_size: int = option(8, "descriptions at once", metavar="N")
+    device: Optional[str] = option(
+        None, "cuda, cpu or cuda:1; default: this rank's GPU where there is one", metavar="D"
+    )
+    conv_mode: Optional[str] = option(
+        None,
+        "the chat template the model was trained with; default: as LLaVA's evaluation chooses, else v1",
+        metavar="NAME",
+    )
+
+    def run(self) -> str:
+        """See `prefer`."""
+        return prefer(**{one.name: getattr(self, one.name) for one in fields(self)})

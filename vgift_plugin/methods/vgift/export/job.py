@@ -11,9 +11,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Optional
 
 from .... import __version__
+from ....data.arguments import option
 from ....data.files import write_whole
 from ....data.records import read_records
 from ....errors import ConfigError
@@ -214,3 +217,29 @@ def _index(job: Export, chunks: Sequence[Chunk]) -> Iterator[bytes]:
             yield (lead + json.dumps(entry)).encode()
             lead = between
     yield end.encode()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSamples(VgiftFlags):
+    """Write the samples training would see to files, for trainers that cannot load a plugin."""
+
+    EXAMPLE: ClassVar[str] = (
+        "example:\n  vgift export --ssl_tasks rotation,color --ssl_ratio 0.1 --data_path mix.json \\\n"
+        "      --image_folder DIR -o OUT --format webdataset\n\n"
+        "Run it again to go on after an interruption; run it under torchrun to share the work between machines."
+    )
+
+    image_folder: str = option(help="images; with --data_path what its paths are relative to", metavar="DIR")
+    data_path: Optional[str] = option(None, "LLaVA records: the ratio counts them, images are theirs", metavar="JSON")
+    output: str = option(help="a new folder", short="-o", metavar="DIR")
+    format: str = option(help="llava, webdataset or messages", metavar="F")
+    n: Optional[int] = option(None, "samples of each task, instead of --ssl_ratio", short="-n", metavar="N")
+    epoch: int = option(0, "whose samples: epoch E of training", metavar="E")
+    jpeg_quality: Optional[int] = option(None, "JPEG of this quality; PNG, lossless, by default", metavar="Q")
+    chunk_size: int = option(500, "samples in a chunk, which is a shard", metavar="N")
+    workers: Optional[int] = option(None, "processes; all cores by default", metavar="N")
+
+    def run(self) -> str:
+        """See `export`."""
+        names = ("image_folder", "output", "format", "data_path", "n", "epoch", "jpeg_quality", "chunk_size", "workers")
+        return export(self.as_dict(), **{name: getattr(self, name) for name in names})

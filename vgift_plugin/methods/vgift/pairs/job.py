@@ -21,13 +21,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Optional
 
 import numpy as np
 
+from ....data.arguments import option
 from ....data.files import publish, write_whole
 from ....data.journal import Journal, read_journals, require_same
 from ....data.photos import from_folder, open_photo
@@ -357,3 +358,39 @@ def _conclude(output: str, parts: Path, rank: int, world: int) -> str:
     if done == total:
         return merge_pairs(output)
     return f"rank {rank} of {world} is done; {total - done:,} of {total:,} pairs are left for the other ranks"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchPairs:
+    """Match points of different photographs by DINOv2 features, for --ssl_pairs."""
+
+    EXAMPLE: ClassVar[str] = (
+        "example:\n  vgift pairs --image_folder DIR --model facebook/dinov2-base -o pairs.jsonl\n\n"
+        "Run it again to go on after an interruption; run it under torchrun to share the work between machines."
+    )
+
+    image_folder: str = option(help="photographs, searched recursively", metavar="DIR")
+    output: str = option(help="JSON lines; FILE.parts and FILE.report.json beside it", short="-o", metavar="FILE")
+    pairs: Optional[str] = option(
+        None, "pairs, one a line, `a.jpg: b.jpg`; default: each photograph with its nearest", metavar="LIST"
+    )
+    masks: Optional[str] = option(
+        None, "label maps x/y.pt or x/y.png for x/y.jpg; default: all of it is the object", metavar="DIR"
+    )
+    model: str = option("facebook/dinov2-base", "a DINOv2, name or folder", metavar="NAME")
+    seed: int = option(0, "of queries and distractors", metavar="N")
+    distractors: int = option(6, "wrong candidates stored for a pair", metavar="N")
+    min_distance: float = option(0.15, "least distance between candidates, share of the shorter side", metavar="D")
+    min_similarity: float = option(0.4, "of query and match, cosine", metavar="S")
+    min_margin: float = option(0.05, "what is far from the match is less similar by this", metavar="S")
+    border: float = option(0.05, "points keep this share of the shorter side from the edge", metavar="D")
+    max_global_similarity: float = option(
+        0.98, "photographs more similar than this are near-duplicates, without --pairs", metavar="S"
+    )
+    resolution: int = option(224, "shorter side for the model", metavar="PX")
+    batch_size: int = option(16, "pairs at once", metavar="N")
+    workers: int = option(4, "threads that open photographs", metavar="N")
+
+    def run(self) -> str:
+        """See `make_pairs`."""
+        return make_pairs(**{one.name: getattr(self, one.name) for one in fields(self)})
