@@ -63,7 +63,7 @@ def on_grid(image: Image.Image, step: int, least: int, most: int) -> Image.Image
     """Returns a picture that the host neither resizes nor distorts: sides in multiples of `step`, area in [least, most].
 
     It is shrunk as a whole where it is larger, so that markers stay in proportion, and filled up with grey on the right
-    and below. With step 28 and 784 to 50,176 pixels 336×160 becomes 292×139 on a canvas of 308×140.
+    and below. With step 28 and 784 to 50,176 pixels 336×160 becomes 291×138 on a canvas of 308×140.
     """
     wh, scale = image.size, 1.0
     while (canvas := [-(-side // step) * step for side in wh])[0] * canvas[1] > most and min(wh) > 1:
