@@ -277,7 +277,7 @@ def _parser() -> argparse.ArgumentParser:
         "Run it again to go on after an interruption; run it under torchrun to share the work between machines.",
     )
     add = sub.add_argument
-    add("--image_folder", metavar="DIR", help="photographs, searched recursively; not needed with --merge")
+    add("--image_folder", required=True, metavar="DIR", help="photographs, searched recursively")
     add("--pairs", metavar="LIST", help="pairs, one a line, `a.jpg: b.jpg`; default: each photograph with its nearest")
     add(
         "--masks",
@@ -306,7 +306,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--resolution", type=int, default=224, metavar="PX", help="shorter side for the model (default %(default)s)")
     add("--batch_size", type=int, default=16, metavar="N", help="pairs at once (default %(default)s)")
     add("--workers", type=int, default=4, metavar="N", help="threads that open photographs (default %(default)s)")
-    add("--merge", action="store_true", help="only write FILE from what all ranks have done")
 
     sub = command(
         "templates",

@@ -6,20 +6,19 @@ import copy
 import json
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...data.files import write_whole
-from ...data.photos import fingerprint
+from ...data.jobs import FileJob
+from ...data.photos import fingerprint, first_readable
 from ...data.records import IMAGE, picture_name, read_records, why_not_one_picture
 from ...data.seeding import generator, permute
 from ...errors import ConfigError
 from ...hosts.checkpoint import Checkpoint
+from .asking import Asking, listed
 from .prefer import SEEDS, cut_off_hint, degenerate, open_chosen
 from .prompts import NEUTRAL, described, with_image
-from .work import Asking, first_readable, listed, write_report
 
 TOO_LONG = "too long"  # with its description, for the model's context: answers would be cut off
 
@@ -55,43 +54,44 @@ def describe(
     asking = Asking(
         model_path, model_base, conv_mode, image_folder, n, temperature, max_new_tokens, seed, batch_size, device
     )
-    found = asking.find()
+    found, device, load = asking.find()
     records = read_records(data_path)
     fit, of_no_use = candidates(records)
     if not fit:
         why = "; ".join(f"{reason}: {count:,}" for reason, count in of_no_use.items())
         raise ConfigError(f"--data_path {data_path}: none of its {len(records):,} records can be described ({why})")
     worked_on = {"records": fingerprint(map(json.dumps, records))}
-    work, settings, _, load = asking.begin(*found, output, worked_on, (*NEUTRAL, described("", "")))
+    settings = asking.settings(found, device, worked_on, (*NEUTRAL, described("", "")))
 
-    def choose() -> dict[str, Any]:
+    def choose() -> tuple[list[int], dict[str, str]]:
         order = (fit[permute(k, len(fit), seed, "stic", "records")] for k in range(len(fit)))
         chosen, passed_over = first_readable(((k, f"{image_folder}/{picture_name(records[k])}") for k in order), n)
         told = {_named(records, k): reason for k, reason in passed_over.items()}
         if not chosen:
             raise ConfigError(f"--image_folder {image_folder}: no picture can be used{listed('found', told)}")
-        return {"chosen": chosen, "passed_over": told}
+        return chosen, told
 
-    agreed = work.agree(choose)
-    chosen = agreed["chosen"]
+    with FileJob(output, settings) as job:
+        chosen, passed_over = job.agree("list", choose)
 
-    def ask(block: range) -> list[dict[str, Any]]:
-        positions = [chosen[k] for k in block]
-        return write(load(), image_folder, positions, [records[k] for k in positions], **asking.sampling)
+        def compute(block: range) -> list[dict[str, Any]]:
+            positions = [chosen[k] for k in block]
+            return write(load(), image_folder, positions, [records[k] for k in positions], **asking.sampling)
 
-    rows = work.complete(len(chosen), batch_size, ask, "descriptions")
-    if rows is None:
-        return work.left()
-    made = [
-        records[k] if row["as_it_was"] else with_description(records[k], row["description"])
-        for k, row in zip(chosen, rows, strict=True)
-    ]
-    as_it_was = {_named(records, k): row["as_it_was"] for k, row in zip(chosen, rows, strict=True) if row["as_it_was"]}
-    words = [len(row["description"].split()) for row in rows if not row["as_it_was"]]
-    told = {"records": len(made), "described": len(words), "words": float(np.mean(words)) if words else None}
-    told |= {"as_they_were": as_it_was, "passed_over": agreed["passed_over"], "of_no_use": of_no_use}
-    write_report(output, told, settings)
-    write_whole(Path(output), (json.dumps(made, indent=1) + "\n").encode())
+        items = job.complete("descriptions", len(chosen), compute, block_size=batch_size)
+        if items is None:
+            return job.left("descriptions", len(chosen))
+        made, as_it_was, words = [], {}, []
+        for k, item in zip(chosen, items, strict=True):
+            if item["as_it_was"]:
+                made.append(records[k])
+                as_it_was[_named(records, k)] = item["as_it_was"]
+            else:
+                made.append(with_description(records[k], item["description"]))
+                words.append(len(item["description"].split()))
+        told = {"records": len(made), "described": len(words), "words": float(np.mean(words)) if words else None}
+        told |= {"as_they_were": as_it_was, "passed_over": passed_over, "of_no_use": of_no_use}
+        job.write(json.dumps(made, indent=1) + "\n", told)
     return f"{output}: {summary(told, n)}"
 
 

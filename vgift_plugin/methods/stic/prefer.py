@@ -6,19 +6,19 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ...data.files import write_whole
-from ...data.photos import from_folder, open_photo
+from ...data.jobs import FileJob
+from ...data.photos import first_readable, from_folder, open_photo
 from ...data.seeding import generator, permute
 from ...errors import ConfigError, UnsuitableImage
 from ...hosts.checkpoint import Checkpoint, Reply
 from ..vgift.replay import is_published
 from . import corruption
+from .asking import Asking, listed
 from .preferences import (
     BRANCHES,
     CUT_OFF,
@@ -33,7 +33,6 @@ from .preferences import (
     usable,
 )
 from .prompts import MISLEADING, NEUTRAL, PREFERRED, with_image
-from .work import Asking, first_readable, listed, write_report
 
 SHARES = {PROMPT: 0.5, LOWRES: 0.25, JITTER: 0.25}  # STIC, algorithm 1
 SEEDS = 2**63 - 1
@@ -115,36 +114,34 @@ def prefer(
     asking = Asking(
         model_path, model_base, conv_mode, image_folder, n, temperature, max_new_tokens, seed, batch_size, device
     )
-    found = asking.find()
+    found, device, load = asking.find()
     source = from_folder(image_folder, leave_out=is_published)
     worked_on = {"photographs": source.fingerprint()}
-    work, settings, template, load = asking.begin(*found, output, worked_on, (*PREFERRED, *MISLEADING, *NEUTRAL))
+    settings = asking.settings(found, device, worked_on, (*PREFERRED, *MISLEADING, *NEUTRAL))
 
-    def choose() -> dict[str, Any]:
+    def choose() -> tuple[list[str], dict[str, str]]:
         order = (permute(k, len(source), seed, "stic", "photographs") for k in range(len(source)))
         named = ((source.name(index), source.path(index)) for index in order)
         chosen, passed_over = first_readable(named, n, corruption.SHORTER_PX + 1)
         if not chosen:
             raise ConfigError(f"--image_folder {image_folder}: no picture can be used{listed('found', passed_over)}")
-        return {"chosen": chosen, "passed_over": passed_over}
+        return chosen, passed_over
 
-    agreed = work.agree(choose)
-    names, passed_over = agreed["chosen"], agreed["passed_over"]
-    rows = work.complete(
-        len(names),
-        batch_size,
-        lambda block: ask(load(), image_folder, [names[k] for k in block], asking.sampling),
-        "pairs",
-    )
-    if rows is None:
-        return work.left()
-    for row in rows:
-        del row["number"]
-    header = {"vgift": KIND, "version": VERSION, "template": template, "model": model_path, "settings": settings}
-    told = report(rows, passed_over)
-    write_report(output, told, settings)
-    write_whole(Path(output), "".join(json.dumps(line) + "\n" for line in (header, *rows)).encode())
-    return f"{output}: {summary(told, n)}\ntemplate {template}: train with the same one (--version)"
+    with FileJob(output, settings) as job:
+        names, passed_over = job.agree("list", choose)
+
+        def compute(block: range) -> list[dict[str, Any]]:
+            return ask(load(), image_folder, [names[k] for k in block], asking.sampling)
+
+        items = job.complete("pairs", len(names), compute, block_size=batch_size)
+        if items is None:
+            return job.left("pairs", len(names))
+        rows = [{name: value for name, value in item.items() if name != "number"} for item in items]
+        header = {"vgift": KIND, "version": VERSION, "template": found.template, "model": model_path}
+        told = report(rows, passed_over)
+        lines = ({**header, "settings": settings}, *rows)
+        job.write("".join(json.dumps(line) + "\n" for line in lines), told)
+    return f"{output}: {summary(told, n)}\ntemplate {found.template}: train with the same one (--version)"
 
 
 def ask(checkpoint: Checkpoint, folder: str, names: Sequence[str], sampling: dict[str, Any]) -> list[dict[str, Any]]:
