@@ -60,7 +60,7 @@ class Encoder:
 
 
 def on_grid(image: Image.Image, step: int, least: int, most: int) -> Image.Image:
-    """Returns a picture that the host neither resizes nor distorts: sides in multiples of `step`, area in [least, most].
+    """Returns a picture that the host does not resize: sides in multiples of `step`, area in [least, most].
 
     It is shrunk as a whole where it is larger, so that markers stay in proportion, and filled up with grey on the right
     and below. With step 28 and 784 to 50,176 pixels 336×160 becomes 291×138 on a canvas of 308×140.

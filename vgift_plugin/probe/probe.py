@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Optional
 from .. import __version__
 from ..data.arguments import option
 from ..data.files import write_whole
-from ..data.journal import Journal, read_lines, require_same
+from ..data.jobs import Job
 from ..data.photos import fingerprint
 from ..data.records import read_records
 from ..errors import ConfigError, SelfTestError
@@ -30,66 +30,7 @@ from . import visual_contribution as needs
 from .page import needs_page, sights_page
 
 LEAST = 2  # samples, for another one's picture to be shown
-HEAD = b'{"settings": '  # of a journal
 NAMED = 20  # records that are left out, on the terminal; all of them are in the JSON
-
-
-class Answers:
-    """What has been asked already, kept in a journal: its first line is the settings, then a line for each answer.
-
-    Args:
-        path: the journal; it may be there already.
-        settings: what the answers depend on.
-
-    Raises:
-        ConfigError: it was begun with other settings, or is no such journal.
-    """
-
-    def __init__(self, path: Path, settings: dict[str, Any]):
-        self.path = path
-        try:
-            content = path.read_bytes() if path.exists() else b""
-            if not (content.startswith(HEAD) or HEAD.startswith(content)):  # somebody's file: it is not touched
-                raise ConfigError(f"{path} is no journal of vgift probe; name another file: --resume")
-            lines = read_lines(path) if content else []
-            if lines:
-                cure = "Give those it was begun with, or another --resume FILE, or remove the file to begin anew."
-                require_same(lines[0]["settings"], settings, path, cure)
-            self._journal = Journal(path)
-        except (OSError, ValueError) as err:
-            raise ConfigError(f"the journal {path} cannot be used: {err}") from err
-        self._head = [] if lines else [json.dumps({"settings": settings})]  # written with the first answers
-        self.rows: dict[str, dict[int, dict]] = {}
-        for line in lines[1:]:
-            self.rows.setdefault(line["part"], {})[line["number"]] = line
-
-    def complete(self, part: str, n: int, batch_size: int, ask: Callable[[range], list[dict]]) -> list[dict[str, Any]]:
-        """Returns the rows 0 to n - 1 of a part, asking for those that are not there.
-
-        They are asked for in blocks of `batch_size`, and a block is asked whole even where a part of it is there, so
-        that what goes through the model together never depends on interruptions.
-        """
-        from tqdm import tqdm
-
-        done = self.rows.setdefault(part, {})
-        blocks = [range(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
-        with tqdm(total=n, initial=len(done), desc=f"probe {part}", unit="") as bar:
-            for block in blocks:
-                missing = [number for number in block if number not in done]
-                if not missing:
-                    continue
-                rows = {row["number"]: {"part": part, **row} for row in ask(block)}
-                self._journal.append([*self._head, *(json.dumps(rows[number]) for number in missing)])
-                self._head = []
-                done.update((number, rows[number]) for number in missing)
-                bar.update(len(missing))
-        return [done[number] for number in range(n)]
-
-    def close(self) -> None:
-        """Lets the journal go; one without an answer is removed."""
-        if self._head:
-            self.path.unlink(missing_ok=True)
-        self._journal.close()
 
 
 def probe(
@@ -171,17 +112,14 @@ def probe(
         what |= {"--describe_first": True} if describe_first else {}
     found = find(model_path, model_base, conv_mode)
     device = device_of(device)
-    model = {"--model-path": model_path, "--model-base": model_base, "--conv-mode": found.template, "--device": device}
+    model = {"--model_path": model_path, "--model_base": model_base, "--conv_mode": found.template, "--device": device}
     settings = {**model, "weights": found.weights, **what, "vgift-plugin": __version__}
-    answers = Answers(journal, settings)
-    try:
-        load = functools.cache(lambda: Checkpoint.of(found, device))  # not at all where all is in the journal
+    load = functools.cache(lambda: Checkpoint.of(found, device))  # not at all where all is in the journal
+    with Job(journal, settings, flag="--resume FILE", alone=True) as job:
         if asks:
-            table, result, page = _sights(answers, load, made, n, batch_size)
+            table, result, page = _sights(job, load, made, n, batch_size)
         else:
-            table, result, page = _needs(answers, load, chosen, left_out, batch_size, describe_first)
-    finally:
-        answers.close()
+            table, result, page = _needs(job, load, chosen, left_out, batch_size, describe_first)
     how_many = f"{n:,} samples a task" if asks else f"{len(chosen):,} records of {data_path}"
     about = f"{_who(found)}, {how_many}, seed {seed}, on {device}"
     write_whole(Path(output), page(about, table).encode())
@@ -192,7 +130,7 @@ def probe(
 
 def _who(found: Found) -> str:
     base = f" on {found.base}" if found.base else ""
-    return f"{found.path}{base} with the template {found.template} (--conv-mode)"
+    return f"{found.path}{base} with the template {found.template} (--conv_mode)"
 
 
 def _chosen(
@@ -205,7 +143,7 @@ def _chosen(
     return needs.Needs(records, needs.choose(positions, n, seed), image_folder, data_path), left_out
 
 
-def _sights(answers: Answers, load: Callable[[], Checkpoint], made: Sequence[Stream], n: int, batch_size: int) -> tuple:
+def _sights(job: Job, load: Callable[[], Checkpoint], made: Sequence[Stream], n: int, batch_size: int) -> tuple:
     """Asks for the samples of all tasks; returns (table, what goes into the JSON, page of (about, table))."""
     results, rows = {}, {}
     tested: set[str] = set()
@@ -219,7 +157,7 @@ def _sights(answers: Answers, load: Callable[[], Checkpoint], made: Sequence[Str
                 tested.add(stream.task.name)
             return sights.ask(checkpoint, stream, block, n)
 
-        rows[name] = answers.complete(name, n, batch_size, ask)
+        rows[name] = list(job.complete(name, n, ask, block_size=batch_size))
         results[name] = sights.tabulate(rows[name], stream.task.chance)
     return sights.table(results), {"tasks": results}, functools.partial(sights_page, made, results, rows)
 
@@ -229,11 +167,11 @@ def _test(stream: Stream, checkpoint: Checkpoint) -> None:
     try:
         self_test(stream, checkpoint, checkpoint.template, checkpoint.tokenizer, checkpoint.host)
     except SelfTestError as err:
-        raise SelfTestError(f"{err} (The template is --conv-mode here.)") from err
+        raise SelfTestError(f"{err} (The template is --conv_mode here.)") from err
 
 
 def _needs(
-    answers: Answers,
+    job: Job,
     load: Callable[[], Checkpoint],
     chosen: needs.Needs,
     left_out: dict[str, int],
@@ -245,7 +183,7 @@ def _needs(
     def ask(block: range) -> list[dict]:
         return describing.ask(load(), chosen, block) if describe_first else chosen.measure(load(), block)
 
-    rows = answers.complete("records", len(chosen), batch_size, ask)
+    rows = list(job.complete("records", len(chosen), ask, block_size=batch_size))
     measured = [row for row in rows if "left_out" not in row]
     unread = [{name: row[name] for name in ("id", "image", "left_out")} for row in rows if "left_out" in row]
     if not measured:
