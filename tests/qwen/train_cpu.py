@@ -3,9 +3,9 @@
     VGIFT_QWEN=.../Qwen3-VL/qwen-vl-finetune VGIFT_QWEN_DATA=data.json \
         torchrun --nproc_per_node 1 tests/qwen/train_cpu.py --model_name_or_path ... --dataset_use drawn ...
 
-data.json names the data sets, {"drawn": {"annotation_path": ..., "data_path": ...}}. The checkout's README has
-one write that into qwenvl/data/__init__.py, here it is entered in the imported module. `torchrun` is needed: the script asks for
-the process's rank.
+data.json names the data sets, {"drawn": {"annotation_path": ..., "data_path": ...}}. The checkout's README has one
+write that into qwenvl/data/__init__.py, here it is entered in the imported module. `torchrun` is needed: the script
+asks for the process's rank.
 """
 
 import importlib
