@@ -39,12 +39,6 @@ def assert_same(ours, theirs, task=None):
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
-def test_without_tasks_the_host_gets_its_own_objects(module_of, host):
-    data_module = module_of()
-    assert type(data_module["train_dataset"]) is host.LazySupervisedDataset
-    assert set(data_module) == {"train_dataset", "eval_dataset", "data_collator"}
-
-
 def test_the_base_samples_are_bit_identical(mixed, host, tokenizer, data_args, records):
     upstream = host.LazySupervisedDataset(mixed.data_args.data_path, tokenizer, mixed.data_args)
     assert len(upstream) == len(records) == mixed.plan(len(records) - 1) + 1
