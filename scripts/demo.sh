@@ -23,8 +23,8 @@ vgift run --ssl_tasks "$tasks" --ssl_ratio 1.0 --ssl_config "$knobs" --ssl_image
     --ssl_eval_samples 50 --ssl_eval_image_folder "$out/images/heldout" -- bash scripts/demo/finetune.sh
 
 echo "== held-out pictures: sighted, blind (a grey square), and shuffled (another sample's picture)"
-vgift probe --model-path "$out/checkpoint" --ssl_tasks "$tasks" --ssl_config "$knobs" --image_folder "$out/images/heldout" \
-    -n 1000 --batch-size 100 -o "$out/probe.html" --json "$out/results.json"
+vgift probe --model_path "$out/checkpoint" --ssl_tasks "$tasks" --ssl_config "$knobs" --image_folder "$out/images/heldout" \
+    -n 1000 --batch_size 100 -o "$out/probe.html" --json "$out/results.json"
 echo
 echo "gallery   $out/gallery.html"
 echo "mistakes  $out/probe.html"

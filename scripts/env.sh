@@ -2,6 +2,7 @@
 # $VGIFT_PINS is
 #   unset         .venv             LLaVA with the versions of constraints.txt
 #   4.36.2        .venv-4.36.2      the same, but for the lines marked so there
+#   qwen          .venv-qwen        Qwen-VL's fine-tuning code instead of LLaVA, with the lines marked so
 #   python3.10    .venv-python3.10  that Python without torch and LLaVA; or python3.11, python3.12
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -9,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 pins="${VGIFT_PINS:-}"
 venv=".venv${pins:+-$pins}"
 case "$pins" in
-    "" | 4.36.2)
+    "" | 4.36.2 | qwen)
         pythons=("${PYTHON:-}" python3.11 python3.12 python3.10 python3)
         missing="Python 3.10, 3.11 or 3.12 is needed and was not found; name one: PYTHON=/path/to/python3.11 bash $0"
         ;;
@@ -17,7 +18,7 @@ case "$pins" in
         pythons=("$pins" "${PYENV_ROOT:-$HOME/.pyenv}/versions/${pins#python}".*/bin/python)
         missing="not run: no $pins found, neither on PATH nor in pyenv"
         ;;
-    *) echo "VGIFT_PINS is 4.36.2, python3.10, python3.11 or python3.12, not '$pins'" >&2 && exit 2 ;;
+    *) echo "VGIFT_PINS is 4.36.2, qwen, python3.10, python3.11 or python3.12, not '$pins'" >&2 && exit 2 ;;
 esac
 # Of two lines for one package the first counts: the marked ones, where the mark is asked for, come first.
 constraints="$(sed "s/^#$pins: //" scripts/constraints.txt | grep -v '^#' | awk -F== '!seen[$1]++')"
@@ -44,7 +45,12 @@ if [ "$(cat "$venv/stamp" 2>/dev/null)" != "$stamp" ]; then
     if [[ "$pins" != python* ]]; then
         "${pip[@]}" torch numpy
         "${pip[@]}" transformers tokenizers accelerate peft sentencepiece protobuf einops requests
-        "${pip[@]}" --no-deps llava-torch # its own pins are for torch 2.0.1
+        if [ "$pins" = qwen ]; then
+            "${pip[@]}" torchvision qwen-vl-utils trl ujson
+            "${pip[@]}" --no-deps dashscope # for one file, the vocabulary of Qwen2
+        else
+            "${pip[@]}" --no-deps llava-torch # its own pins are for torch 2.0.1
+        fi
         "${pip[@]}" deepspeed
     fi
     "${pip[@]}" --editable '.[dev]'

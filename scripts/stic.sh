@@ -18,9 +18,9 @@ MODEL="./$out/llm" DATA="./$out/base.json" OUTPUT="./$out/base" EPOCHS=4 LEARNIN
     bash scripts/demo/finetune_stic.sh
 
 echo "== a better and a worse description of pictures without labels"
-vgift stic prefer --model-path "$out/base" --image_folder "$out/images/unlabelled" -n 48 --max-new-tokens 48 \
-    --batch-size 16 -o "$out/prefs.jsonl"
-vgift preview --preferences "$out/prefs.jsonl" --image_folder "$out/images/unlabelled" -n 4 -o "$out/pairs.html"
+vgift stic prefer --model_path "$out/base" --image_folder "$out/images/unlabelled" -n 48 --max_new_tokens 48 \
+    --batch_size 16 -o "$out/prefs.jsonl"
+vgift stic preview "$out/prefs.jsonl" --image_folder "$out/images/unlabelled" -n 4 -o "$out/pairs.html"
 
 echo "== stage 1: upstream's LoRA script, unedited, on the preferences"
 vgift run --preference_data "$out/prefs.jsonl" -- bash scripts/demo/finetune_lora.sh
@@ -35,15 +35,15 @@ END
 python scripts/demo/merge_lora.py "$out/llava-lora" "$out/base" "$out/stage1"
 
 echo "== stage 2: its own descriptions before questions that the base was trained on, upstream's script once more"
-vgift stic describe --model-path "$out/stage1" --data_path "$out/questions.json" --image_folder "$out/images" -n 400 \
-    --max-new-tokens 48 --batch-size 16 -o "$out/described.json"
+vgift stic describe --model_path "$out/stage1" --data_path "$out/questions.json" --image_folder "$out/images" -n 400 \
+    --max_new_tokens 48 --batch_size 16 -o "$out/described.json"
 MODEL="./$out/stage1" DATA="./$out/described.json" OUTPUT="./$out/stage2" EPOCHS=2 LEARNING_RATE=1e-3 \
     bash scripts/demo/finetune_stic.sh
 
 for model in base stage2; do
     echo "== held-out questions, plain and with its own description first: $model"
-    vgift probe --model-path "$out/$model" --data_path "$out/heldout.json" --image_folder "$out/images" -n 200 \
-        --batch-size 50 --describe-first -o "$out/$model.html" --json "$out/$model.json"
+    vgift probe --model_path "$out/$model" --data_path "$out/heldout.json" --image_folder "$out/images" -n 200 \
+        --batch_size 50 --describe_first -o "$out/$model.html" --json "$out/$model.json"
 done
 echo "== side by side (stage 2 has also trained longer than the base: not the preferences alone)"
 python - "$out" base stage2 <<'END'

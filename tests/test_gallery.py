@@ -13,7 +13,7 @@ from PIL import Image
 
 from vgift_plugin import Sample, get_task
 from vgift_plugin.data.photos import from_folder
-from vgift_plugin.methods.vgift.flags import Flags
+from vgift_plugin.methods.vgift.flags import VgiftFlags
 from vgift_plugin.methods.vgift.gallery import gallery, one_a_line
 from vgift_plugin.methods.vgift.preview import preview
 from vgift_plugin.methods.vgift.stream import Stream
@@ -63,7 +63,8 @@ def samples(page):
     """{task: its samples}, made anew."""
     source = from_folder(str(page.parent / "photos"))
     return {
-        ask.task.name: [Stream(ask.task, source, 0)(0, j) for j in range(N)] for ask in Flags(ssl_tasks=TASKS).resolve()
+        ask.task.name: [Stream(ask.task, source, 0)(0, j) for j in range(N)]
+        for ask in VgiftFlags(ssl_tasks=TASKS).tasks()
     }
 
 

@@ -1,25 +1,16 @@
-"""`vgift pairs` as a job: lists, shares, interruptions, the merged file; with a small DINOv2 of random weights."""
+"""`vgift pairs`: lists of pairs, rows and statistics; with a small DINOv2 of random weights."""
 
 import json
-import logging
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, torchrun
 from PIL import Image
 
-from vgift_plugin.data.files import publish
-from vgift_plugin.data.journal import Journal, read_journals
 from vgift_plugin.data.photos import open_photo
 from vgift_plugin.data.seeding import generator
 from vgift_plugin.errors import ConfigError
-from vgift_plugin.methods.vgift.pairs import job, make_pairs
+from vgift_plugin.methods.vgift.pairs import make_pairs
 from vgift_plugin.methods.vgift.pairs.listing import read_pairs
 
 torch = pytest.importorskip("torch")
@@ -27,7 +18,6 @@ pytest.importorskip("transformers")
 
 from test_matching import warped  # noqa: E402
 
-RUN = "import json, sys; from vgift_plugin.pairs import make_pairs; print(make_pairs(**json.loads(sys.argv[1])))"
 KEYS = ["id", "image1", "image2", "wh1", "wh2", "query", "match", "distractors", "similarity", "margin", "label"]
 
 
@@ -87,21 +77,6 @@ def rows_of(output):
     return [json.loads(line) for line in Path(output).read_text().splitlines()]
 
 
-def start(arguments, launcher=(), **environment):
-    """Starts a run as a process of its own."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment}
-    command = [sys.executable, *launcher, json.dumps(arguments)] if launcher else [sys.executable, "-c", RUN]
-    command += [] if launcher else [json.dumps(arguments)]
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def ended(process):
-    """Returns what a process printed; it must end well."""
-    out, err = process.communicate(timeout=100)
-    assert process.returncode == 0, err
-    return out
-
-
 def test_rows_and_statistics(finished, listed, folder):
     output, line = finished
     rows, (_, pairs) = rows_of(output), listed
@@ -147,67 +122,6 @@ def test_neither_batch_nor_company_nor_order_matter(finished, settings, tmp_path
     assert (tmp_path / "c.jsonl").read_bytes() != finished[0].read_bytes()
 
 
-def test_two_ranks_under_torchrun_write_the_same_file(finished, settings, tmp_path):
-    script = tmp_path / "run.py"
-    script.write_text(RUN)
-    output = tmp_path / "pairs.jsonl"
-    path = os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
-    out = ended(start({**settings, "output": str(output)}, [*map(str, torchrun()[1:]), str(script)], PYTHONPATH=path))
-    assert output.read_bytes() == finished[0].read_bytes()
-    assert "kept" in out
-    assert all((tmp_path / "pairs.jsonl.parts" / f"rank-{rank}.jsonl").stat().st_size for rank in (0, 1))
-
-
-def test_ranks_one_after_another_then_another_number_of_ranks(finished, settings, tmp_path, monkeypatch):
-    output = str(tmp_path / "pairs.jsonl")
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    monkeypatch.setenv("RANK", "2")
-    assert make_pairs(output=output, **settings) == "rank 2 of 3 is done; 16 of 24 pairs are left for the other ranks"
-    with pytest.raises(ConfigError, match=r"16 of 24 pairs are not done: astronaut.jpg \+ turned/astronaut-0.jpg, "):
-        make_pairs(None, output, merge=True)
-    assert not Path(output).exists()
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    monkeypatch.setenv("RANK", "0")
-    assert "kept" in make_pairs(output=output, **settings)
-    assert Path(output).read_bytes() == finished[0].read_bytes()
-    os.unlink(output)
-    assert "kept" in make_pairs(None, output, merge=True)
-    assert Path(output).read_bytes() == finished[0].read_bytes()
-
-
-def test_kill_9_and_resume(finished, settings, tmp_path):
-    """Killed twice in the middle of the pairs, and a line torn as well."""
-    output = tmp_path / "pairs.jsonl"
-    journal, arguments = tmp_path / "pairs.jsonl.parts" / "rank-0.jsonl", {**settings, "output": str(output)}
-    seen = 0
-    for _ in range(2):
-        process = start({**arguments, "batch_size": 1})
-        while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < seen + 2):
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL and not output.exists()
-        seen = journal.read_bytes().count(b"\n")
-        with journal.open("ab") as file:
-            file.write(b'{"pair": 23, "row": {"id": "to')
-    assert 4 <= seen < 24
-    ended(start({**arguments, "batch_size": 4}))
-    assert output.read_bytes() == finished[0].read_bytes()
-    numbers = [json.loads(line)["pair"] for line in journal.read_text().splitlines()]
-    assert sorted(numbers) == list(range(24))
-
-
-def test_a_block_done_in_part_is_completed_not_repeated(finished, settings, tmp_path):
-    output, journal = tmp_path / "pairs.jsonl", tmp_path / "pairs.jsonl.parts" / "rank-0.jsonl"
-    make_pairs(output=str(output), **settings)
-    lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join(lines[:13]) + lines[13][:9])
-    output.unlink()
-    make_pairs(output=str(output), **settings)
-    assert journal.read_bytes().splitlines(keepends=True) == lines
-    assert output.read_bytes() == finished[0].read_bytes()
-
-
 def test_the_names_of_a_pair_are_part_of_its_seed(settings, folder, tmp_path):
     """The same picture under three names: three queries."""
     (tmp_path / "images").mkdir()
@@ -221,87 +135,18 @@ def test_the_names_of_a_pair_are_part_of_its_seed(settings, folder, tmp_path):
     assert len({tuple(row["query"]) for row in rows}) == 3
 
 
-def test_other_settings_are_refused(finished, settings, folder, tmp_path):
-    output = str(finished[0])
-    before = finished[0].read_bytes()
-    for change, words in {
-        ("seed", 1): "seed: begun with 0, now 1",
-        ("min_margin", 0.1): "min_margin: begun with 0.02, now 0.1",
-        ("pairs", None): r"pairs: begun with 24 \(\w+\), now None",
-    }.items():
-        with pytest.raises(ConfigError, match=f"(?s)was begun with other settings:.*{words}.*another output"):
-            make_pairs(output=output, **{**settings, change[0]: change[1]})
-    assert finished[0].read_bytes() == before
-    assert make_pairs(output=output, **{**settings, "batch_size": 7, "workers": 2}) == finished[1]
-
-
-def test_a_rank_started_twice_is_refused(tmp_path):
-    journal = Journal(tmp_path / "rank-0.jsonl")
-    with pytest.raises(ConfigError, match="started twice"):
-        Journal(tmp_path / "rank-0.jsonl")
-    journal.close()
-    Journal(tmp_path / "rank-0.jsonl").close()
-
-
-def test_a_torn_last_line_is_cut_off_and_those_of_others_are_left_out(tmp_path):
-    (tmp_path / "rank-0.jsonl").write_bytes(b'{"pair": 0, "rejected": "a"}\n{"pair": 1, "rej')
-    (tmp_path / "rank-7.jsonl").write_bytes(b'{"pair": 5, "rejected": "b"}\n{"pair": 6')
-    assert sorted(read_journals(tmp_path, "pair")) == [0, 5]
-    journal = Journal(tmp_path / "rank-0.jsonl")
-    journal.append(['{"pair": 1, "rejected": "c"}'])
-    journal.close()
-    assert (tmp_path / "rank-0.jsonl").read_bytes().count(b"\n") == 2
-    assert sorted(read_journals(tmp_path, "pair")) == [0, 1, 5]
-    (tmp_path / "rank-0.jsonl").write_bytes(b'{"pair"')
-    Journal(tmp_path / "rank-0.jsonl").close()
-    assert (tmp_path / "rank-0.jsonl").read_bytes() == b""
-
-
-@pytest.mark.parametrize("links", [True, False])
-def test_published_files_stay_and_leave_nothing_behind(tmp_path, monkeypatch, links):
-    if not links:
-        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError()))
-    publish(tmp_path / "x", b"first")
-    publish(tmp_path / "x", b"second")
-    assert (tmp_path / "x").read_bytes() == (b"first" if links else b"second")
-    assert [path.name for path in tmp_path.iterdir()] == ["x"]
-
-
-def test_pairs_of_the_folder_are_nearest_neighbours(settings, folder, tmp_path, monkeypatch, caplog):
-    """Two ranks, one after another: the first does not wait for ever. One rank alone gives the same file."""
-    monkeypatch.setattr(job, "PHOTOS_IN_BLOCK", 4)
-    monkeypatch.setattr(job, "ROWS_IN_BLOCK", 5)
-    monkeypatch.setattr(job, "PATIENCE_S", 0.0)
-    caplog.set_level(logging.INFO)
+def test_pairs_of_the_folder_are_nearest_neighbours(settings, tmp_path):
     arguments = {**settings, "pairs": None, "max_global_similarity": 0.99999}
-    alone = tmp_path / "alone.jsonl"
-    line = make_pairs(output=str(alone), **arguments)
+    output = tmp_path / "pairs.jsonl"
+    line = make_pairs(output=str(output), **arguments)
     assert "photographs without a pair: " in line and "unreadable 1" in line and "too small 1" in line
-    pairs = json.loads((tmp_path / "alone.jsonl.parts" / "list.json").read_text())["pairs"]
+    pairs, passed_over = json.loads((tmp_path / "pairs.jsonl.parts" / "list.json").read_text())["value"]
     assert len({frozenset(pair) for pair in pairs}) == len(pairs)
     names = {name for pair in pairs for name in pair}
     assert not names & {"torn.jpg", "tiny.png"}
     assert sum(a.split("/")[-1][:5] == b.split("/")[-1][:5] for a, b in pairs) >= len(pairs) * 0.7  # the same scene
-    assert "waiting" not in caplog.text
-
-    several = tmp_path / "several.jsonl"
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    for rank, words in (("1", "are left for the other ranks"), ("0", "kept")):
-        monkeypatch.setenv("RANK", rank)
-        assert words in make_pairs(output=str(several), **arguments)
-    assert "features: waiting for 3 of 5 blocks, of ranks [0]" in caplog.text
-    assert "rank 0 is late, its block" in caplog.text
-    assert several.read_bytes() == alone.read_bytes()
-    report = [json.loads(Path(f"{path}.report.json").read_text()) for path in (alone, several)]
-    assert report[0] == report[1] and report[0]["settings"]["max_global_similarity"] == 0.99999
-
-
-def test_two_ranks_side_by_side_pair_the_folder(settings, tmp_path):
-    arguments = {**settings, "pairs": None, "max_global_similarity": 0.99999, "output": str(tmp_path / "side.jsonl")}
-    ranks = [start(arguments, RANK=str(rank), WORLD_SIZE="2") for rank in (0, 1)]
-    assert any("kept" in ended(rank) for rank in ranks)
-    make_pairs(**{**arguments, "output": str(tmp_path / "alone.jsonl")})
-    assert (tmp_path / "side.jsonl").read_bytes() == (tmp_path / "alone.jsonl").read_bytes()
+    report = json.loads(Path(f"{output}.report.json").read_text())
+    assert report["photographs_passed_over"] == passed_over and report["settings"]["max_global_similarity"] == 0.99999
 
 
 def test_near_duplicates_are_no_pairs(settings, tmp_path):
@@ -386,9 +231,7 @@ def test_settings_that_cannot_be(settings, tmp_path):
         make_pairs(output=str(tmp_path / "x"), **{**settings, "masks": str(tmp_path / "absent")})
     with pytest.raises(ConfigError, match="holds none of the photographs"):
         make_pairs(output=str(tmp_path / "x"), **{**settings, "image_folder": str(tmp_path)})
-    with pytest.raises(ConfigError, match="no list of pairs yet"):
-        make_pairs(None, str(tmp_path / "x"), merge=True)
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"-o .*file/x"):
+    with pytest.raises(ConfigError, match=r"-o: .*file/x"):
         make_pairs(output=str(tmp_path / "file" / "x"), **settings)
     assert not list(tmp_path.glob("x*"))

@@ -1,17 +1,16 @@
-import re
 import sys
 import zipfile
 from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
-from conftest import ROOT, VGIFT, call
+from conftest import VGIFT, call
+from readmes import blocks
 
 from vgift_plugin import Task, get_task, register
 from vgift_plugin.errors import ConfigError
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-MIRROR = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)  # the README's example
+(MIRROR,) = blocks("python")  # the example of tasks/README.md
 
 
 def wheel(folder, name, code, entry_points):

@@ -1,25 +1,21 @@
 """`vgift stic` on a checkpoint that upstream's own training code has just saved."""
 
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, VGIFT, arguments, call, train
+from conftest import VGIFT, arguments, call, train
 from PIL import Image
 
 from vgift_plugin.errors import ConfigError
 from vgift_plugin.methods.stic import corruption, preferences, prompts
-from vgift_plugin.methods.stic.describe import candidates, describe, with_description
+from vgift_plugin.methods.stic.describe import Describe, candidates, with_description
 from vgift_plugin.methods.stic.page import marked, preview_preferences
-from vgift_plugin.methods.stic.prefer import SHARES, Plan, cut_off_hint, prefer
+from vgift_plugin.methods.stic.prefer import SHARES, Plan, Prefer, cut_off_hint
 from vgift_plugin.probe.probe import probe
 
 host = pytest.mark.host
@@ -63,12 +59,16 @@ def many(photos, tmp_path_factory):
     return folder
 
 
+def prefer(model_path, image_folder, output, **options):
+    return Prefer(model_path=str(model_path), image_folder=str(image_folder), output=str(output), **options).run()
+
+
 def run(*args, **environment):
     return call([*VGIFT, "stic", *args], HF_HUB_OFFLINE=1, **environment)
 
 
 def asking(model, folder, output, **changes):
-    flags = {"model-path": model, "image_folder": folder, "max-new-tokens": TOKENS, "batch-size": 6, **changes}
+    flags = {"model_path": model, "image_folder": folder, "max_new_tokens": TOKENS, "batch_size": 6, **changes}
     return [*arguments(flags), "-n", "50", "-o", str(output)]
 
 
@@ -117,13 +117,13 @@ def test_a_preference_file(whole, teller):
 @host
 def test_what_is_cut_off_is_marked_and_kept_out(whole, teller, many, tmp_path):
     path = tmp_path / "cut.jsonl"
-    told = prefer(str(teller), str(many), str(path), n=6, max_new_tokens=3)
-    assert "6 pairs, 0 of them" in told and "kept out of training: cut off 6\n" in told and "raise --max-new" in told
+    told = prefer(teller, many, path, n=6, max_new_tokens=3)
+    assert "6 pairs, 0 of them" in told and "kept out of training: cut off 6\n" in told and "raise --max_new" in told
     for row, full in zip(rows_of(path), rows_of(whole[0]), strict=False):
         assert (row["cut_off"], row["degenerate"]) == ([True, True], "cut off") and f"{row['id']}: cut off" in told
         assert full["chosen"].startswith(row["chosen"]) and full["rejected"].startswith(row["rejected"])
     assert json.loads(Path(f"{path}.report.json").read_text())["degenerate"].keys() == {r["id"] for r in rows_of(path)}
-    preview_preferences(str(path), str(many), 2, str(tmp_path / "p.html"), ())
+    preview_preferences(str(path), str(many), 2, str(tmp_path / "p.html"))
     assert (tmp_path / "p.html").read_text().count("kept out of training: cut off") > 2
 
 
@@ -169,43 +169,15 @@ def test_another_batch_size_and_fewer_pictures_give_the_same_rows(whole, teller,
 
     monkeypatch.chdir(tmp_path)
     state = torch.get_rng_state()
-    told = prefer(str(teller), str(many), "few.jsonl", n=9, max_new_tokens=TOKENS, batch_size=4)
+    told = prefer(teller, many, "few.jsonl", n=9, max_new_tokens=TOKENS, batch_size=4)
     assert torch.equal(state, torch.get_rng_state()) and "asked for" not in told
     assert rows_of("few.jsonl") == rows_of(whole[0])[:9]
     with pytest.raises(ConfigError, match="n: begun with 9, now 8"):
-        prefer(str(teller), str(many), "few.jsonl", n=8, max_new_tokens=TOKENS, batch_size=4)
+        prefer(teller, many, "few.jsonl", n=8, max_new_tokens=TOKENS, batch_size=4)
     shutil.rmtree("few.jsonl.parts")
     with pytest.raises(ConfigError, match=r"few\.jsonl exists"):
-        prefer(str(teller), str(many), "few.jsonl", n=9)
+        prefer(teller, many, "few.jsonl", n=9)
     assert len(rows_of("few.jsonl")) == 9
-
-
-@host
-def test_killed_and_run_again_by_two_ranks_gives_the_same_file(whole, teller, many, tmp_path):
-    path = tmp_path / "prefs.jsonl"
-    journal = Path(f"{path}.parts") / "rank-0.jsonl"
-    command = [*map(str, VGIFT), "stic", "prefer", *asking(teller, many, path)]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-    while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < 9):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    lines = journal.read_bytes().splitlines(keepends=True)
-    assert 9 <= len(lines) < 38 and not path.exists()
-    journal.write_bytes(b"".join(lines[:-2]) + lines[-2][:11])  # and a block and a line were torn
-    other = subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}, stdout=subprocess.PIPE
-    )
-    first = call(command, RANK=0, WORLD_SIZE=2)
-    said = [first.stdout, other.communicate()[0].decode()]
-    assert first.returncode == other.returncode == 0, first.stderr
-    assert any("38 pairs" in one for one in said)
-    numbers = [json.loads(line)["number"] for one in journal.parent.glob("rank-*") for line in one.open()]
-    assert sorted(numbers) == list(range(38)) and (journal.parent / "rank-1.jsonl").stat().st_size
-    for suffix in ("", ".report.json"):
-        assert Path(f"{path}{suffix}").read_bytes() == Path(f"{whole[0]}{suffix}").read_bytes()
-    done = call(command)
-    assert done.returncode == 0 and "template v1, torch" not in done.stderr  # nothing to ask, nothing loaded
 
 
 def test_branches_come_in_their_shares_whatever_their_order():
@@ -286,9 +258,8 @@ def test_descriptions_before_the_questions(teller, many, train_flags, tmp_path):
             assert one == old
         else:
             assert re.fullmatch(rf"<image>\n{prompts.LEAD}\n\w+ here\.\n\nIs it so\?", first)
-    again = describe(
-        str(teller), str(data), str(many), str(tmp_path / "b.json"), n=5, max_new_tokens=TOKENS, batch_size=2
-    )
+    asked = {"model_path": str(teller), "data_path": str(data), "image_folder": str(many), "n": 5, "batch_size": 2}
+    again = Describe(**asked, output=str(tmp_path / "b.json"), max_new_tokens=TOKENS).run()
     assert json.loads((tmp_path / "b.json").read_text()) == made[:5] and "5 records, " in again
     trained = train({**train_flags, "data_path": out, "image_folder": many}, tmp_path / "trained", max_steps=1)
     assert (trained / "config.json").exists()
@@ -305,15 +276,15 @@ def test_a_record_keeps_everything_but_its_first_question(records):
 
 
 def test_many_that_were_cut_off_have_a_cure():
-    assert cut_off_hint(["cut off"] * 2 + ["equal"], 19) == "\n2 were cut off; raise --max-new-tokens"
+    assert cut_off_hint(["cut off"] * 2 + ["equal"], 19) == "\n2 were cut off; raise --max_new_tokens"
     assert cut_off_hint(["cut off"] * 2, 20) == ""
 
 
 @host
 def test_the_pairs_as_a_page(whole, many, tmp_path):
     page = tmp_path / "page.html"
-    flags = ["--preferences", whole[0], "--image_folder", many, "-n", 3]
-    done = call([*VGIFT, "preview", *flags, "-o", page])
+    flags = ["--image_folder", many, "-n", 3, "-o", page]
+    done = call([*VGIFT, "stic", "preview", whole[0], *flags])
     assert done.returncode == 0 and "3 prompt, 3 lowres, 3 jitter, of 38 pairs" in done.stdout, done.stderr
     html = page.read_text()
     assert html.count("<article>") == 9 and html.count('src="data:image/jpeg;base64,') == 15
@@ -323,9 +294,7 @@ def test_the_pairs_as_a_page(whole, many, tmp_path):
     size = corruption.corrupt(Image.open(many / low["image"]), low["corruption"]).size
     assert f'width="{size[0]}" height="{size[1]}" alt="{low["image"]}, made worse"' in html
     assert html.count("<mark>") >= 9
-    done = call([*VGIFT, "preview", *flags, "-o", tmp_path / "x.html", "--ssl_tasks", "rotation"])
-    assert done.returncode == 2 and "--ssl_tasks has no place beside --preferences" in done.stderr
-    done = call([*VGIFT, "preview", "--preferences", many / "07.jpg", *flags[2:], "-o", page])
+    done = call([*VGIFT, "stic", "preview", many / "07.jpg", *flags])
     assert done.returncode == 2 and "07.jpg is no preference file" in done.stderr
 
 
@@ -394,19 +363,19 @@ def test_mistakes_are_named(teller, many, data_path, tmp_path, monkeypatch):
     def refused(message, **given):
         given = {"model_path": str(teller), "image_folder": str(many), "output": "x.jsonl", **given}
         with pytest.raises(ConfigError, match=message):
-            (describe if "data_path" in given else prefer)(**given)
+            (Describe if "data_path" in given else Prefer)(**given).run()
         assert not Path("x.jsonl").exists()
 
     numbers = {"n": 0, "temperature": -1, "max_new_tokens": 0, "batch_size": 0}
-    refused("-n 0: at least 1\n.*temperature -1: at least 0\n.*--max-new-tokens 0.*\n.*--batch-size 0", **numbers)
+    refused("-n 0: at least 1\n.*temperature -1: at least 0\n.*--max_new_tokens 0.*\n.*--batch_size 0", **numbers)
     refused("--image_folder gone: there is no such folder", image_folder="gone")
     refused("no image in empty", image_folder="empty")
     refused("no picture can be used\nfound: unreadable 1\n  x.jpg: unreadable", image_folder="bad")
     refused("names no vision tower", model_path="blind")
-    refused("--model-path gone: there is no such folder", model_path="gone")
-    refused("--conv-mode v9", conv_mode="v9")
+    refused("--model_path gone: there is no such folder", model_path="gone")
+    refused("--conv_mode v9", conv_mode="v9")
     refused("-o bad/x.jpg exists", output="bad/x.jpg")
-    refused("-o .*: .*Not a directory", output="bad/x.jpg/y.jsonl")
+    refused("-o: .*Not a directory", output="bad/x.jpg/y.jsonl")
     refused("no picture can be used", data_path=str(data_path), image_folder="empty")
     Path("text.json").write_text(json.dumps([{"id": 1, "conversations": []}]))
     refused("none of its 1 records can be described .no picture: 1", data_path="text.json")

@@ -16,7 +16,7 @@ import inspect
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import field, make_dataclass
+from dataclasses import field, fields, is_dataclass, make_dataclass
 from importlib.metadata import version
 from types import ModuleType
 from typing import Any, get_type_hints
@@ -83,26 +83,41 @@ def show_log() -> None:
 
 def _with_flags(host: Host, module: ModuleType, base: type, defaults: Mapping[str, Any]) -> type:
     """Returns a subclass of the host's argument dataclass with the flags, which checks them as they are parsed."""
+    names = flag_names(module, base)
 
     def __post_init__(self):
         if hasattr(base, "__post_init__"):
             base.__post_init__(self)
-        settings = Settings(self)
+        self.vgift_flags = {flag: getattr(self, name) for flag, name in names.items()}
+        settings = Settings(self.vgift_flags)
         settings.check()
+        if mistakes := [f"--{flag}: {host.refused[flag]}" for flag in settings.changed() if flag in host.refused]:
+            raise ConfigError.of(mistakes)
         for method, flags in settings.wanted():
             method.check(flags, host, module)
 
     hints = {name: hint for method in METHODS for name, hint in get_type_hints(method.Flags).items()}
-    added = [
-        (
-            one.name,
-            hints[one.name],
-            field(default=defaults.get(one.name, one.default), metadata={"help": one.metadata["help"]}),
+    added = []
+    for one in all_fields():
+        default = defaults.get(one.name, one.default)
+        added.append(
+            (names[one.name], hints[one.name], field(default=default, metadata={"help": one.metadata["help"]}))
         )
-        for one in all_fields()
-    ]
     inherited = {"__post_init__": __post_init__, "__module__": module.__name__, "__doc__": base.__doc__}
     return make_dataclass(base.__name__, added, bases=(base,), namespace=inherited)
+
+
+def flag_names(module: ModuleType, base: type) -> dict[str, str]:
+    """Returns {flag: its name in this training code}: `vgift_` is put before those that its own dataclasses have.
+
+    For argparse takes no flag twice, and the code must start as it does without the plugin.
+    """
+    parsed = [one for one in vars(module).values() if isinstance(one, type) and is_dataclass(one)]
+    taken = {one.name for kind in {base, *parsed} for one in fields(kind)}
+    names = {one.name: f"vgift_{one.name}" if one.name in taken else one.name for one in all_fields()}
+    if renamed := [f"--{flag} is --{name}" for flag, name in names.items() if flag != name]:
+        logger.info("this training code has flags of the same name: in its scripts %s", ", ".join(renamed))
+    return names
 
 
 def _with_methods(
@@ -115,7 +130,7 @@ def _with_methods(
     def make_supervised_data_module(*args, **kwargs):
         arguments = signature.bind(*args, **kwargs).arguments
         data_module, data_args = original(*args, **kwargs), arguments["data_args"]
-        settings = Settings(data_args)
+        settings = Settings(data_args.vgift_flags)
         for name, value in given.items():
             own = settings.as_dict()[name]
             if own != value:
@@ -145,6 +160,7 @@ def apply(
 
     if not host.sees(data_args):
         raise ConfigError(f"{settings.words()}: needs a model that sees; this run has no --vision_tower")
+    host.check_run(data_module["train_dataset"], data_args, ranks.world_size())
     compared = {f"--{name}": str(value) for name, value in settings.as_dict().items() if name not in all_paths()}
     versions = {"vgift-plugin": __version__, **{name: version(name) for name in ("numpy", "Pillow")}}
     ranks.require_equal({**compared, **versions})

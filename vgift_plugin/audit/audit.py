@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import ClassVar, Optional
 
 import numpy as np
 
 from .. import __version__
+from ..data.arguments import option
 from ..data.records import read_records
 from ..data.tally import Tally
 from ..errors import ConfigError
@@ -197,3 +199,40 @@ def audit(
         Path(json_path).write_text(json.dumps(whole, indent=1), encoding="utf-8")
     passed = f"no cheat's interval begins more than {threshold:.1%} above chance"
     return f"{table}\n{output}: {passed if clean else 'some answers leak, see LEAK'}", clean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """How far solvers get that do not look, on your photographs; needs scikit-learn, neither LLaVA nor torch."""
+
+    EXAMPLE: ClassVar[str] = (
+        "example:\n  vgift audit --ssl_tasks rotation,color,correspondence --image_folder DIR -n 2000 -o audit.html\n\n"
+        "Exit status 1 where a task leaks."
+    )
+
+    image_folder: str = option(help="images; with --data_path what its paths are relative to", metavar="DIR")
+    data_path: Optional[str] = option(
+        None, "LLaVA records whose images are used, instead of all in the folder", metavar="JSON"
+    )
+    ssl_tasks: str = option(help="tasks to audit, such as rotation,color")
+    ssl_config: Optional[str] = option(None, "YAML or JSON file with the tasks' knobs", metavar="FILE")
+    ssl_pairs: Optional[str] = option(None, "pairs of photographs, for tasks that take pairs", metavar="FILE")
+    seed: int = option(0, "of the samples", metavar="N")
+    n: int = option(2000, "samples of each task", short="-n", metavar="N")
+    output: str = option("audit.html", "the page", short="-o", metavar="FILE")
+    json: Optional[str] = option(None, "the same rows as JSON", metavar="FILE")
+    threshold: float = option(
+        0.03, "a cheat leaks where the lower end of its 95 % interval is further above chance", metavar="X"
+    )
+
+    def run(self) -> tuple[str, int]:
+        """See `audit`; exit status 1 where a task leaks."""
+        flags = {
+            "ssl_tasks": self.ssl_tasks,
+            "ssl_config": self.ssl_config,
+            "ssl_pairs": self.ssl_pairs,
+            "ssl_seed": self.seed,
+        }
+        files = self.image_folder, self.data_path, self.n, self.output, self.json
+        table, clean = audit(flags, *files, self.threshold)
+        return table, 0 if clean else 1

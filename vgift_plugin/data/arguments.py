@@ -8,6 +8,7 @@ from dataclasses import MISSING, Field, field, fields
 from typing import Any, TypeVar, get_args, get_type_hints
 
 T = TypeVar("T")
+_METAVARS: dict[type, str] = {int: "N", float: "X", str: "TEXT", bool: "True"}
 _TRUE, _FALSE = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
 
 
@@ -60,7 +61,7 @@ def _add(parser: argparse.ArgumentParser, one: Field, kind: type) -> None:
         dest=one.name,
         default=argparse.SUPPRESS,
         required=one.default is MISSING,
-        metavar=told.get("metavar") or ("" if told.get("choices") is None else None),
+        metavar=told.get("metavar") or (None if told.get("choices") else _METAVARS[kind]),
         **settings,
     )
 

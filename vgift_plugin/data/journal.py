@@ -1,75 +1,142 @@
-"""Journals: work is appended line by line as it is done, and a rerun with the same settings goes on from there."""
+"""Journals: JSON lines that are only appended to. The first line holds the settings, each other line one item."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from .files import naming
 
 logger = logging.getLogger(__name__)
 
+HEAD = b'{"settings": '
+PATIENCE_S = 2.0  # for the lock: worker processes of a killed run hold it until they end, see `jobs`
+
 
 class Journal:
-    """Lines, only ever appended; a line that a killed process left unfinished is cut off first.
+    """A journal that this process appends to. An unfinished last line, left by a killed process, is cut off.
+
+    Args:
+        path: the journal; made where it is missing.
+        flag: the flag that names another one, for messages.
 
     Raises:
-        ConfigError: another process writes it at this moment.
+        ConfigError: the file is something else (it is left as it is), or another process writes it now.
+        OSError: it cannot be opened.
     """
 
-    def __init__(self, path: Path):
-        import fcntl
-
+    def __init__(self, path: Path, flag: str):
+        self.path = path
         self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            self._lock()
+            content = path.read_bytes()
+            if not (content.startswith(HEAD) or HEAD.startswith(content)):
+                raise ConfigError(f"{path} is no journal of vgift; give another {flag}")
+            os.ftruncate(self._fd, content.rfind(b"\n") + 1)
+        except BaseException:
             os.close(self._fd)
-            raise ConfigError(f"{path} is being written by another process; has this been started twice?") from None
-        except OSError as err:  # a file system without locks
-            logger.debug("%s is not locked: %s", path, err)
-        os.ftruncate(self._fd, path.read_bytes().rfind(b"\n") + 1)
+            raise
 
-    def append(self, lines: Iterable[str]) -> None:
-        """Adds lines by one write."""
-        data = "".join(f"{line}\n" for line in lines).encode()
-        while data:
-            data = data[os.write(self._fd, data) :]
+    def _lock(self) -> None:
+        import fcntl
+
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise ConfigError(
+                        f"{self.path} is being written by another process; has this been started twice?"
+                    ) from None
+                time.sleep(0.1)
+            except OSError as err:
+                return logger.debug("%s is not locked, its file system has no locks: %s", self.path, err)
+
+    def append(self, entries: Iterable[dict[str, Any]]) -> None:
+        """Adds a line for each entry; they are on the disk (fsync) when this returns.
+
+        Raises:
+            OSError: they could not be written; names the journal.
+        """
+        data = "".join(json.dumps(entry) + "\n" for entry in entries).encode()
+        with naming(self.path):
+            while data:
+                data = data[os.write(self._fd, data) :]
+            os.fsync(self._fd)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was written yet."""
+        return os.fstat(self._fd).st_size == 0
 
     def close(self) -> None:
-        """Hands the lines to the disk, where another machine may look for them."""
-        os.fsync(self._fd)
+        """Closes the journal; one that holds no item is removed."""
+        with suppress(FileNotFoundError), self.path.open("rb") as file:
+            file.readline()
+            if not file.readline().endswith(b"\n"):
+                self.path.unlink()
         os.close(self._fd)
 
 
-def read_lines(path: Path) -> list[dict]:
-    """Returns the entries of a journal; an unfinished last line is left out.
+class Items:
+    """The items of a job, read from the journals of all ranks; they are kept as text, which takes the least memory.
 
-    Raises:
-        ConfigError: a line in its midst is damaged.
+    Args:
+        folder: where the journals are.
+        pattern: which files they are, a glob.
+        settings: what all of them must have been begun with.
+        cure: what to do where they were not.
+
+    Attributes:
+        lines: {part: {number of the item: its line}}.
     """
-    entries = []
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+
+    def __init__(self, folder: Path, pattern: str, settings: dict[str, Any], cure: str):
+        self.folder, self.pattern, self.settings, self.cure = folder, pattern, settings, cure
+        self.lines: dict[str, dict[int, bytes]] = {}
+        self._ends: dict[Path, int] = {}
+
+    def refresh(self) -> None:
+        """Reads the lines that were added since the last call; an unfinished one is left for the next.
+
+        Raises:
+            ConfigError: a journal has other settings, or a line is damaged.
+        """
+        for path in sorted(self.folder.glob(self.pattern)):
+            with path.open("rb") as file:
+                file.seek(self._ends.setdefault(path, 0))
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    self._take(path, line)
+                    self._ends[path] += len(line)
+
+    def _take(self, path: Path, line: bytes) -> None:
         try:
-            entries.append(json.loads(line))
-        except ValueError as err:
+            entry = json.loads(line)
+            if self._ends[path]:
+                self.lines.setdefault(entry["part"], {})[entry["number"]] = line
+            else:
+                require_same(entry["settings"], self.settings, path, self.cure)
+        except (ValueError, KeyError, TypeError) as err:
+            number = path.read_bytes().count(b"\n", 0, self._ends[path]) + 1
             raise ConfigError(
-                f"{path}: line {number} is damaged ({err}); take it out, and what it told is done again"
+                f"{path}: line {number} is damaged ({err}); remove that line, and its item is computed again"
             ) from None
-    return entries
 
 
-def read_journals(folder: Path, key: str) -> dict[int, dict]:
-    """Returns {an entry's number, which it calls `key`: the entry} of all ranks' journals, `rank-*.jsonl`."""
-    done: dict[int, dict] = {}
-    for path in sorted(folder.glob("rank-*.jsonl")):
-        for entry in read_lines(path):
-            done.setdefault(entry[key], entry)
-    return done
+def cure(flag: str, remove: object) -> str:
+    """Returns what to do about other settings: the flag names another place, `remove` is what to remove."""
+    return f"Give those it was begun with, or another {flag}, or remove {remove} to begin anew."
 
 
 def require_same(begun: Mapping[str, Any], now: Mapping[str, Any], where: Path, cure: str) -> None:

@@ -8,16 +8,23 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from ..errors import ConfigError, UnsuitableImage
+from .jobs import progress
 from .records import picture_name
 
 ORIENTATION = 0x0112  # the EXIF tag
+THREADS = 4  # that decode pictures; Pillow lets go of the interpreter
+AT_ONCE = 256
+Key = TypeVar("Key", int, str)
 HELD_OUT = 20  # one photograph in so many
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 # Pictures that V-GIFT's release writes: turned, grey or marked, they are no photographs to make samples of.
@@ -226,3 +233,35 @@ def choose(image_folder: str | None, records: Sequence[dict] | None, records_fol
     if image_folder is not None:
         return from_folder(image_folder)
     return from_records(records or (), records_folder or "")
+
+
+def first_readable(
+    candidates: Iterable[tuple[Key, str]], n: int, least_px: int = 1
+) -> tuple[list[Key], dict[Key, str]]:
+    """Returns the first n candidates whose pictures can be read, and {candidate: why not} of those before them.
+
+    Args:
+        candidates: (name or number, path of the picture), in the order they are wanted.
+        n: how many; fewer come where there are no more.
+        least_px: shorter sides below it are `too small`.
+    """
+
+    def examine(path: str) -> str | None:
+        try:
+            return "too small" if min(open_photo(path, upright=False).size) < least_px else None
+        except UnsuitableImage as unsuitable:
+            return unsuitable.reason
+
+    chosen: list[Key] = []
+    passed_over: dict[Key, str] = {}
+    left = iter(candidates)
+    with ThreadPoolExecutor(THREADS) as pool, progress(n, "choosing pictures") as bar:
+        while len(chosen) < n and (chunk := list(islice(left, min(AT_ONCE, n - len(chosen))))):
+            before = len(chosen)
+            for (key, _), reason in zip(chunk, pool.map(examine, (path for _, path in chunk)), strict=True):
+                if reason is None:
+                    chosen.append(key)
+                else:
+                    passed_over[key] = reason
+            bar.update(len(chosen) - before)
+    return chosen, passed_over

@@ -7,10 +7,11 @@ from types import ModuleType
 from ..errors import HostMismatchError
 from .base import Host
 from .llava import LLaVA
+from .qwen_vl import QwenSeries, QwenVL
 from .tinyllava import TinyLLaVA
 
 IGNORE_INDEX = -100  # torch's label for "no loss here", which all of them use
-HOSTS: tuple[Host, ...] = (TinyLLaVA(), LLaVA())
+HOSTS: tuple[Host, ...] = (TinyLLaVA(), QwenVL(), QwenSeries(), LLaVA())
 
 
 def host_of(module: ModuleType) -> Host:

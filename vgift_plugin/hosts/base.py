@@ -52,6 +52,7 @@ class Host(Protocol):
         prepare: name of the model's method that turns token ids and pictures into embeddings; "" where the model's
             forward does that itself.
         trainer_name: the global under which `train()` looks up its trainer class.
+        refused: {flag of the plugin that has no effect here: why, and what to do instead}.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Host(Protocol):
     modules: tuple[str, ...]
     prepare: str
     trainer_name: str
+    refused: Mapping[str, str]
 
     # The module that trains
     def missing(self, module: ModuleType) -> list[str]:
@@ -83,6 +85,9 @@ class Host(Protocol):
     def source(self, data_args: Any) -> str:
         """Returns what to call the base records in the mix table."""
 
+    def check_run(self, dataset: Any, data_args: Any, world: int) -> None:
+        """Raises ConfigError where `world` ranks would not hold the same records, with the cure."""
+
     def conversations(self, dataset: Any) -> int:
         """Returns how many conversations the base records are; a packed item counts each of its own."""
 
@@ -104,6 +109,10 @@ class Host(Protocol):
 
     def seen_px(self, data_args: Any) -> tuple[int, str]:
         """Returns the longest side at which a picture is looked at (0 if unknown) and that in words."""
+
+    def grid(self, dataset: Any) -> tuple[int, int, int] | None:
+        """Returns (step, least, most) where pictures are looked at as they are: both sides in multiples of `step`
+        pixels, the area in [least, most]. None where the host brings every picture to one size."""
 
     def text_path(self, dataset: Any, tokenizer: Any, limit: int) -> TextPath:
         """Returns how the host words and tokenises a record, without its picture, `limit` tokens at most."""

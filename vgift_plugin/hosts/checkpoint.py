@@ -22,7 +22,7 @@ from . import IGNORE_INDEX
 from .base import ChatTemplate
 from .encoder import Encoder
 from .llava import LLaVA, markers
-from .loading import Found, find, load
+from .loading import Found, find, is_qwen, load
 
 logger = logging.getLogger(__name__)
 # What the training code's arguments and a checkpoint's config both have: how pictures are cut and marked in the text.
@@ -95,7 +95,7 @@ class Checkpoint:
         image = self.item(Image.new("RGB", (60, 40)), "?")["image"]
         if hasattr(image, "dim") and str(getattr(arguments, "image_aspect_ratio", "")).startswith("anyres"):
             raise ConfigError(
-                f"--model-path {found.path}: image_aspect_ratio is {arguments.image_aspect_ratio}, and this LLaVA's "
+                f"--model_path {found.path}: image_aspect_ratio is {arguments.image_aspect_ratio}, and this LLaVA's "
                 "training code cuts no such tiles; use the fork it was trained with"
             )
 
@@ -129,6 +129,10 @@ class Checkpoint:
 
         device = device_of(device)
         dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
+        if is_qwen(found.config):
+            from .qwen_checkpoint import QwenCheckpoint
+
+            return QwenCheckpoint.of(found, device, dtype)  # type: ignore[return-value]
         checkpoint = cls(found, *load(found, device, dtype))
         logger.info("%s: template %s, %s on %s", found.path, found.template, checkpoint.dtype, checkpoint.device)
         return checkpoint
@@ -185,7 +189,7 @@ class Checkpoint:
         batch = self._batch([self._question(item) for item in items])
         options = {"pad_token_id": self.tokenizer.pad_token_id, "eos_token_id": self._end(), "do_sample": False}
         if temperature > 0:
-            options["logits_processor"] = [_drawing(temperature, seeds)]
+            options["logits_processor"] = [drawing(temperature, seeds)]
         ids, _ = batch.pop("input_ids"), batch.pop("labels")
         with torch.inference_mode(), self._padded("left"), self._greedy():
             out = self.model.generate(ids, **batch, **options, max_new_tokens=max(limits))
@@ -344,7 +348,7 @@ def _empty_dataset(host: Any, tokenizer: Any, arguments: Any) -> Any:
         return host.LazySupervisedDataset(data_path=path, tokenizer=tokenizer, data_args=arguments)
 
 
-def _drawing(temperature: float, seeds: Sequence[int]) -> Any:
+def drawing(temperature: float, seeds: Sequence[int]) -> Any:
     """Returns a logits processor after which the likeliest token is a drawn one.
 
     Gumbel noise on logits / temperature makes their maximum a draw from the softmax (Gumbel 1954), and a row's noise

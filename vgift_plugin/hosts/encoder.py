@@ -38,7 +38,10 @@ class Encoder:
         return self.record(sample.record(f"vgift-{name}", f"{name}.ppm"), [self.picture(sample)])
 
     def picture(self, sample: Sample) -> Image.Image:
-        """Returns the sample's picture, on a square canvas where it must be seen whole and the host would crop it."""
+        """Returns the sample's picture as the host will look at it: on a square canvas where it must be seen whole and
+        the host would crop it, on the host's grid of patches where it looks at pictures as they are."""
+        if (grid := self.host.grid(self.dataset)) is not None:
+            return on_grid(sample.image, *grid)
         color = self.host.crop_canvas(self.dataset) if get_task(sample.task).whole else None
         return sample.image if color is None else ImageOps.pad(sample.image, (max(sample.image.size),) * 2, color=color)
 
@@ -54,6 +57,26 @@ class Encoder:
     def lengths(self, sample: Sample) -> dict[str, int]:
         """Returns the length attributes of the host's dataset for this sample alone; no picture is read."""
         return self.host.lengths(self.dataset, sample.record("vgift-length", "image.ppm"))
+
+
+def on_grid(image: Image.Image, step: int, least: int, most: int) -> Image.Image:
+    """Returns a picture that the host does not resize: sides in multiples of `step`, area in [least, most].
+
+    It is shrunk as a whole where it is larger, so that markers stay in proportion, and filled up with grey on the right
+    and below. With step 28 and 784 to 50,176 pixels 336×160 becomes 291×138 on a canvas of 308×140.
+    """
+    wh, scale = image.size, 1.0
+    while (canvas := [-(-side // step) * step for side in wh])[0] * canvas[1] > most and min(wh) > 1:
+        scale *= 0.99
+        wh = tuple(max(1, int(side * scale)) for side in image.size)
+    while canvas[0] * canvas[1] < least:
+        canvas[canvas[0] > canvas[1]] += step
+    small = image if wh == image.size else image.resize(wh, Image.Resampling.LANCZOS)
+    if tuple(canvas) == small.size:
+        return small
+    result = Image.new("RGB", tuple(canvas), (128, 128, 128))
+    result.paste(small, (0, 0))
+    return result
 
 
 @contextmanager

@@ -28,25 +28,10 @@ class LLaVA:
     modules: tuple[str, ...] = ("llava.train.train",)
     prepare = "prepare_inputs_labels_for_multimodal"
     trainer_name = "LLaVATrainer"
-    make_parameters: tuple[str, ...] = ("tokenizer", "data_args")
+    refused: Mapping[str, str] = {}
 
     def missing(self, module: ModuleType) -> list[str]:
-        problems = []
-        arguments, make = getattr(module, ARGUMENTS, None), getattr(module, MAKE, None)
-        if not (isinstance(arguments, type) and is_dataclass(arguments)):
-            problems.append(f"{ARGUMENTS}: expected a dataclass, found {arguments!r}")
-        elif absent := {"data_path", "image_folder"} - {f.name for f in fields(arguments)}:
-            problems.append(f"{ARGUMENTS}: expected the fields data_path and image_folder, {sorted(absent)} missing")
-        parameters = ", ".join(self.make_parameters)
-        if not callable(make):
-            problems.append(f"{MAKE}: expected a function of ({parameters}), found {make!r}")
-        elif not set(self.make_parameters) <= set(inspect.signature(make).parameters):
-            problems.append(f"{MAKE}: expected the parameters ({parameters}), found {inspect.signature(make)}")
-        train = getattr(module, "train", None)
-        if inspect.isfunction(train):  # absent while the module is still being executed
-            unused = [name for name in (ARGUMENTS, MAKE) if name not in train.__code__.co_names]
-            problems += [f"{name}: expected train() to look it up as a global, it does not" for name in unused]
-        return problems
+        return data_module_problems(module, {"data_path", "image_folder"}, {"tokenizer", "data_args"})
 
     def trainer(self, module: ModuleType) -> type:
         from transformers import Trainer
@@ -78,6 +63,9 @@ class LLaVA:
     def source(self, data_args: Any) -> str:
         return str(data_args.data_path)
 
+    def check_run(self, dataset: Any, data_args: Any, world: int) -> None:
+        """Nothing: its records are the same on all ranks."""
+
     def conversations(self, dataset: Any) -> int:
         return len(dataset)
 
@@ -105,11 +93,11 @@ class LLaVA:
 
     def crop_canvas(self, dataset: Any) -> tuple[int, int, int] | None:
         """The processor's mean, as LLaVA pads with. `--image_aspect_ratio pad` shows all of a picture, and so do the
-        anyres ways of forks; `square`, LLaVA's default, cuts off what CLIP's centre crop does."""
+        anyres ways of forks; of every other value (`square`, none at all) CLIP's centre crop cuts off the borders."""
         arguments = dataset.data_args
-        processor = getattr(arguments, "image_processor", None)
-        square = getattr(arguments, "image_aspect_ratio", "square") == "square"
-        if not square or not getattr(processor, "do_center_crop", False):
+        processor, aspect = getattr(arguments, "image_processor", None), getattr(arguments, "image_aspect_ratio", None)
+        whole = aspect == "pad" or str(aspect).startswith(("anyres", "highres"))
+        if whole or not getattr(processor, "do_center_crop", False):
             return None
         red, green, blue = (int(255 * mean) for mean in processor.image_mean)
         return red, green, blue
@@ -120,6 +108,9 @@ class LLaVA:
         if str(getattr(data_args, "image_aspect_ratio", "")).startswith("anyres"):
             return 2 * max(seen, 1), "anyres, which sees more"
         return seen, f"{seen} px"
+
+    def grid(self, dataset: Any) -> tuple[int, int, int] | None:
+        return None  # it resizes pictures of any size to its tower's
 
     def text_path(self, dataset: Any, tokenizer: Any, limit: int) -> TextPath:
         return FunctionsTextPath(dataset, tokenizer, limit)
@@ -154,6 +145,27 @@ class LLaVA:
 
     def token_limit(self, model: Any) -> int | None:
         return getattr(model.config, "tokenizer_model_max_length", None)
+
+
+def data_module_problems(module: ModuleType, needed: set[str], parameters: set[str]) -> list[str]:
+    """Returns what a module lacks: `DataArguments` with some fields and `make_supervised_data_module` with some
+    parameters, both looked up by its `train()` as globals."""
+    problems = []
+    arguments, make = getattr(module, ARGUMENTS, None), getattr(module, MAKE, None)
+    listed = ", ".join(sorted(parameters))
+    if not (isinstance(arguments, type) and is_dataclass(arguments)):
+        problems.append(f"{ARGUMENTS}: expected a dataclass, found {arguments!r}")
+    elif absent := needed - {f.name for f in fields(arguments)}:
+        problems.append(f"{ARGUMENTS}: expected the fields {' and '.join(sorted(needed))}, {sorted(absent)} missing")
+    if not callable(make):
+        problems.append(f"{MAKE}: expected a function of ({listed}), found {make!r}")
+    elif not parameters <= set(inspect.signature(make).parameters):
+        problems.append(f"{MAKE}: expected the parameters ({listed}), found {inspect.signature(make)}")
+    train = getattr(module, "train", None)
+    if inspect.isfunction(train):  # absent while the module is still being executed
+        unused = [name for name in (ARGUMENTS, MAKE) if name not in train.__code__.co_names]
+        problems += [f"{name}: expected train() to look it up as a global, it does not" for name in unused]
+    return problems
 
 
 def markers(conversation: Any, tokenizer: Any) -> tuple[str, ...]:

@@ -43,6 +43,7 @@ class Found:
         config: its config.json.
         template: one of the host's chat templates.
         weights: a fingerprint of the files: retrained, it is another checkpoint.
+        processor: where transformers finds a Qwen-VL's processor; "" for a LLaVA.
     """
 
     path: str
@@ -51,6 +52,7 @@ class Found:
     config: dict[str, Any]
     template: str
     weights: str
+    processor: str = ""
 
 
 def find(model_path: str, model_base: str | None = None, conv_mode: str | None = None) -> Found:
@@ -64,33 +66,59 @@ def find(model_path: str, model_base: str | None = None, conv_mode: str | None =
     Raises:
         ConfigError: it is no LLaVA checkpoint, has no vision tower, or its base is missing or too much.
     """
-    for flag, path in (("--model-path", model_path), ("--model-base", model_base)):
+    for flag, path in (("--model_path", model_path), ("--model_base", model_base)):
         if path is not None and not Path(path).is_dir() and (path.count("/") != 1 or path[0] in "./~"):
             raise ConfigError(f"{flag} {path}: there is no such folder")
-    config = _config(model_path)
     adapter, projector = _has(model_path, "adapter_config.json"), _has(model_path, "mm_projector.bin")
+    config = _config(model_base if adapter and model_base and not _has(model_path, "config.json") else model_path)
+    if is_qwen(config):
+        return _find_qwen(model_path, model_base, conv_mode, config, adapter)
     _check_tower(model_path, config)
     if adapter and model_base is None:
         base = config.get("_name_or_path") or "the language model it was trained on"
         raise ConfigError(
-            f"--model-path {model_path} is a LoRA adapter; name what it was trained on: --model-base {base}"
+            f"--model_path {model_path} is a LoRA adapter; name what it was trained on: --model_base {base}"
         )
     if adapter and Path(model_path).is_dir() and not _has(model_path, "non_lora_trainables.bin"):
         raise ConfigError(
-            f"--model-path {model_path}: non_lora_trainables.bin is missing, which holds the adapter's projector; "
+            f"--model_path {model_path}: non_lora_trainables.bin is missing, which holds the adapter's projector; "
             "LLaVA writes it when training ends"
         )
     if projector and not adapter and model_base is None and not _has_weights(model_path):
-        raise ConfigError(f"--model-path {model_path} is a projector alone; name its language model: --model-base")
+        raise ConfigError(f"--model_path {model_path} is a projector alone; name its language model: --model_base")
     if model_base is not None and not (adapter or projector):
         raise ConfigError(
-            f"--model-base {model_base}: {model_path} has neither an adapter nor a projector alone, so it is a whole "
-            "model; leave --model-base out"
+            f"--model_base {model_base}: {model_path} has neither an adapter nor a projector alone, so it is a whole "
+            "model; leave --model_base out"
         )
     family = _family(config.get("model_type"))
     name = f"llava-lora-{family}" if adapter else f"llava-{family}"
     template = _template(conv_mode, [family, *map(_last, (model_path, model_base, config.get("_name_or_path")))])
     return Found(model_path, model_base, name, config, template, _fingerprint(model_path, config))
+
+
+def is_qwen(config: dict[str, Any]) -> bool:
+    """Tells by its config.json whether a checkpoint is a Qwen2-VL, Qwen2.5-VL or Qwen3-VL."""
+    kind = str(config.get("model_type"))
+    return kind.startswith("qwen") and "vl" in kind
+
+
+def _find_qwen(path: str, base: str | None, conv_mode: str | None, config: dict[str, Any], adapter: bool) -> Found:
+    mistakes = []
+    if conv_mode is not None:
+        mistakes.append(f"--conv_mode {conv_mode}: a Qwen-VL brings its own template; leave it out")
+    if base is not None and not adapter:
+        mistakes.append(f"--model_base {base}: {path} is a whole model; leave --model_base out")
+    if base is None and adapter:
+        mistakes.append(f"--model_path {path} is a LoRA adapter; name what it was trained on: --model_base")
+    processor = next((one for one in (path, base) if one and _has(one, "preprocessor_config.json")), None)
+    if processor is None:
+        mistakes.append(
+            f"--model_path {path}: there is no preprocessor_config.json; copy it from the model it was trained from"
+        )
+    if mistakes:
+        raise ConfigError.of(mistakes)
+    return Found(path, base, config["model_type"], config, "qwen", _fingerprint(path, config), processor or "")
 
 
 def _family(model_type: str | None) -> str:
@@ -104,11 +132,11 @@ def _config(path: str) -> dict[str, Any]:
     if Path(path).is_dir() and not _has(path, "config.json"):
         inside = sorted(one.name for one in Path(path).glob("checkpoint-*"))
         hint = f"; it holds {', '.join(inside)}, one of which may be meant" if inside else ""
-        raise ConfigError(f"--model-path {path}: there is no config.json, so no checkpoint{hint}")
+        raise ConfigError(f"--model_path {path}: there is no config.json, so no checkpoint{hint}")
     try:
         config, _ = PretrainedConfig.get_config_dict(path)
     except (OSError, ValueError) as err:
-        raise ConfigError(f"--model-path {path}: its config.json cannot be read: {err}") from err
+        raise ConfigError(f"--model_path {path}: its config.json cannot be read: {err}") from err
     return config
 
 
@@ -120,7 +148,7 @@ def _check_tower(path: str, config: dict[str, Any]) -> None:
             " (converted to the format of transformers? this needs LLaVA's own)" if "vision_config" in config else ""
         )
         raise ConfigError(
-            f"--model-path {path}: its config.json names no vision tower (mm_vision_tower), so it cannot see: it is a "
+            f"--model_path {path}: its config.json names no vision tower (mm_vision_tower), so it cannot see: it is a "
             f"language model alone{converted}"
         )
     if not Path(tower).exists() and (tower.count("/") != 1 or tower[0] in "./~"):
@@ -130,7 +158,7 @@ def _check_tower(path: str, config: dict[str, Any]) -> None:
             else "; the path is relative to the folder that training ran in, start there"
         )
         raise ConfigError(
-            f"--model-path {path}: the vision tower that its config.json names, {tower}, is not there{where}"
+            f"--model_path {path}: the vision tower that its config.json names, {tower}, is not there{where}"
         )
 
 
@@ -162,7 +190,7 @@ def _template(conv_mode: str | None, names: list[str]) -> str:
     known = importlib.import_module("llava.conversation").conv_templates
     if conv_mode is not None:
         if conv_mode not in known:
-            raise ConfigError(f"--conv-mode {conv_mode}: this LLaVA has no such template; it has {', '.join(known)}")
+            raise ConfigError(f"--conv_mode {conv_mode}: this LLaVA has no such template; it has {', '.join(known)}")
         return conv_mode
     fitting = (fit for word, fit in TEMPLATES if any(word in name for name in names))
     return next(template for fit in fitting for template in fit if template in known)
@@ -204,7 +232,7 @@ def load(found: Found, device: str, dtype: Any) -> tuple[Any, Any, Any, int]:
             tokenizer, model, processor, length = builder(found.path, found.base, found.name, **options)
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError, ImportError) as err:
         raise ConfigError(
-            f"--model-path {found.path}: LLaVA's load_pretrained_model cannot load it (as {found.name!r}): "
+            f"--model_path {found.path}: LLaVA's load_pretrained_model cannot load it (as {found.name!r}): "
             f"{type(err).__name__}: {err}"
         ) from err
     kind, wanted = (_family(one) for one in (type(model.config).model_type, found.config.get("model_type")))

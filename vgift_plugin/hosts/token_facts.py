@@ -5,7 +5,7 @@ records, 1, 2, … for self-supervised tasks), the rest the sample's number in i
 flattened into one are told apart. It rides in a key of its own, beside the labels and never inside them.
 
 Where the host moves labels (it pads a batch, or puts pictures between tokens) the facts have to move along. For that
-one call the host is given *places* in the stead of labels; wherever it puts a place, there go its label and its facts.
+call the host is given *places* instead of labels; label and facts go wherever it puts their place.
 """
 
 from __future__ import annotations

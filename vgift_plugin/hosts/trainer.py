@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from functools import cache
@@ -17,6 +18,22 @@ def evaluation_strategy(args: Any) -> str:
     """Returns when the training script evaluates: `no`, `steps` or `epoch`; transformers 4.41 renamed the flag."""
     strategy = getattr(args, "eval_strategy", None) or getattr(args, "evaluation_strategy", None) or "no"
     return str(getattr(strategy, "value", strategy))
+
+
+def steps_per_epoch(batches: int, accumulation: int) -> int:
+    """Returns how many optimizer steps the trainer counts for an epoch: newer versions round up, older ones down."""
+    return max(1, batches // accumulation + int(_rounds_up() and batches % accumulation > 0))
+
+
+@cache
+def _rounds_up() -> bool:
+    """Tells whether this transformers counts the last, smaller group of batches; its code says so in one expression."""
+    from transformers import Trainer
+
+    parts = (getattr(Trainer, name, None) for name in ("set_initial_training_values", "_inner_training_loop"))
+    return any(
+        "% args.gradient_accumulation_steps > 0" in inspect.getsource(part) for part in parts if part is not None
+    )
 
 
 def log_metrics(args: Any, state: Any, logs: dict[str, float], values: dict[str, float], digits: int = 4) -> None:

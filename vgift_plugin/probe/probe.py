@@ -6,12 +6,14 @@ import functools
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Optional
 
 from .. import __version__
+from ..data.arguments import option
 from ..data.files import write_whole
-from ..data.journal import Journal, read_lines, require_same
+from ..data.jobs import Job
 from ..data.photos import fingerprint
 from ..data.records import read_records
 from ..errors import ConfigError, SelfTestError
@@ -28,66 +30,7 @@ from . import visual_contribution as needs
 from .page import needs_page, sights_page
 
 LEAST = 2  # samples, for another one's picture to be shown
-HEAD = b'{"settings": '  # of a journal
 NAMED = 20  # records that are left out, on the terminal; all of them are in the JSON
-
-
-class Answers:
-    """What has been asked already, kept in a journal: its first line is the settings, then a line for each answer.
-
-    Args:
-        path: the journal; it may be there already.
-        settings: what the answers depend on.
-
-    Raises:
-        ConfigError: it was begun with other settings, or is no such journal.
-    """
-
-    def __init__(self, path: Path, settings: dict[str, Any]):
-        self.path = path
-        try:
-            content = path.read_bytes() if path.exists() else b""
-            if not (content.startswith(HEAD) or HEAD.startswith(content)):  # somebody's file: it is not touched
-                raise ConfigError(f"{path} is no journal of vgift probe; name another file: --resume")
-            lines = read_lines(path) if content else []
-            if lines:
-                cure = "Give those it was begun with, or another --resume FILE, or remove the file to begin anew."
-                require_same(lines[0]["settings"], settings, path, cure)
-            self._journal = Journal(path)
-        except (OSError, ValueError) as err:
-            raise ConfigError(f"the journal {path} cannot be used: {err}") from err
-        self._head = [] if lines else [json.dumps({"settings": settings})]  # written with the first answers
-        self.rows: dict[str, dict[int, dict]] = {}
-        for line in lines[1:]:
-            self.rows.setdefault(line["part"], {})[line["number"]] = line
-
-    def complete(self, part: str, n: int, batch_size: int, ask: Callable[[range], list[dict]]) -> list[dict[str, Any]]:
-        """Returns the rows 0 to n - 1 of a part, asking for those that are not there.
-
-        They are asked for in blocks of `batch_size`, and a block is asked whole even where a part of it is there, so
-        that what goes through the model together never depends on interruptions.
-        """
-        from tqdm import tqdm
-
-        done = self.rows.setdefault(part, {})
-        blocks = [range(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
-        with tqdm(total=n, initial=len(done), desc=f"probe {part}", unit="") as bar:
-            for block in blocks:
-                missing = [number for number in block if number not in done]
-                if not missing:
-                    continue
-                rows = {row["number"]: {"part": part, **row} for row in ask(block)}
-                self._journal.append([*self._head, *(json.dumps(rows[number]) for number in missing)])
-                self._head = []
-                done.update((number, rows[number]) for number in missing)
-                bar.update(len(missing))
-        return [done[number] for number in range(n)]
-
-    def close(self) -> None:
-        """Lets the journal go; one without an answer is removed."""
-        if self._head:
-            self.path.unlink(missing_ok=True)
-        self._journal.close()
 
 
 def probe(
@@ -142,16 +85,12 @@ def probe(
         mistakes.append("name what to probe with: --ssl_tasks for self-supervised samples, or --data_path for records")
     if not asks:
         mistakes += [f"--{name} needs --ssl_tasks" for name in flags if name not in ("ssl_tasks", "ssl_seed")]
-    if "ssl_seed" in flags:
-        mistakes.append(
-            f"--ssl_seed {flags['ssl_seed']} is training's; give --seed, with another number than training had"
-        )
     if asks and describe_first:
-        mistakes.append("--describe-first is about the records of --data_path, without --ssl_tasks")
+        mistakes.append("--describe_first is about the records of --data_path, without --ssl_tasks")
     if n < LEAST:
         mistakes.append(f"-n {n}: at least {LEAST}, for another one's picture to be shown")
     if batch_size < 1:
-        mistakes.append(f"--batch-size {batch_size}: at least 1")
+        mistakes.append(f"--batch_size {batch_size}: at least 1")
     if not Path(image_folder).is_dir():
         mistakes.append(f"--image_folder {image_folder}: there is no such folder")
     if mistakes:
@@ -170,20 +109,17 @@ def probe(
     else:
         chosen, left_out = _chosen(records, n, seed, image_folder, data_path)
         what["--data_path, records"] = fingerprint(json.dumps(chosen.record(k)) for k in range(len(chosen)))
-        what |= {"--describe-first": True} if describe_first else {}
+        what |= {"--describe_first": True} if describe_first else {}
     found = find(model_path, model_base, conv_mode)
     device = device_of(device)
-    model = {"--model-path": model_path, "--model-base": model_base, "--conv-mode": found.template, "--device": device}
+    model = {"--model_path": model_path, "--model_base": model_base, "--conv_mode": found.template, "--device": device}
     settings = {**model, "weights": found.weights, **what, "vgift-plugin": __version__}
-    answers = Answers(journal, settings)
-    try:
-        load = functools.cache(lambda: Checkpoint.of(found, device))  # not at all where all is in the journal
+    load = functools.cache(lambda: Checkpoint.of(found, device))  # not at all where all is in the journal
+    with Job(journal, settings, flag="--resume FILE", alone=True) as job:
         if asks:
-            table, result, page = _sights(answers, load, made, n, batch_size)
+            table, result, page = _sights(job, load, made, n, batch_size)
         else:
-            table, result, page = _needs(answers, load, chosen, left_out, batch_size, describe_first)
-    finally:
-        answers.close()
+            table, result, page = _needs(job, load, chosen, left_out, batch_size, describe_first)
     how_many = f"{n:,} samples a task" if asks else f"{len(chosen):,} records of {data_path}"
     about = f"{_who(found)}, {how_many}, seed {seed}, on {device}"
     write_whole(Path(output), page(about, table).encode())
@@ -194,7 +130,7 @@ def probe(
 
 def _who(found: Found) -> str:
     base = f" on {found.base}" if found.base else ""
-    return f"{found.path}{base} with the template {found.template} (--conv-mode)"
+    return f"{found.path}{base} with the template {found.template} (--conv_mode)"
 
 
 def _chosen(
@@ -207,7 +143,7 @@ def _chosen(
     return needs.Needs(records, needs.choose(positions, n, seed), image_folder, data_path), left_out
 
 
-def _sights(answers: Answers, load: Callable[[], Checkpoint], made: Sequence[Stream], n: int, batch_size: int) -> tuple:
+def _sights(job: Job, load: Callable[[], Checkpoint], made: Sequence[Stream], n: int, batch_size: int) -> tuple:
     """Asks for the samples of all tasks; returns (table, what goes into the JSON, page of (about, table))."""
     results, rows = {}, {}
     tested: set[str] = set()
@@ -221,7 +157,7 @@ def _sights(answers: Answers, load: Callable[[], Checkpoint], made: Sequence[Str
                 tested.add(stream.task.name)
             return sights.ask(checkpoint, stream, block, n)
 
-        rows[name] = answers.complete(name, n, batch_size, ask)
+        rows[name] = list(job.complete(name, n, ask, block_size=batch_size))
         results[name] = sights.tabulate(rows[name], stream.task.chance)
     return sights.table(results), {"tasks": results}, functools.partial(sights_page, made, results, rows)
 
@@ -231,11 +167,11 @@ def _test(stream: Stream, checkpoint: Checkpoint) -> None:
     try:
         self_test(stream, checkpoint, checkpoint.template, checkpoint.tokenizer, checkpoint.host)
     except SelfTestError as err:
-        raise SelfTestError(f"{err} (The template is --conv-mode here.)") from err
+        raise SelfTestError(f"{err} (The template is --conv_mode here.)") from err
 
 
 def _needs(
-    answers: Answers,
+    job: Job,
     load: Callable[[], Checkpoint],
     chosen: needs.Needs,
     left_out: dict[str, int],
@@ -247,7 +183,7 @@ def _needs(
     def ask(block: range) -> list[dict]:
         return describing.ask(load(), chosen, block) if describe_first else chosen.measure(load(), block)
 
-    rows = answers.complete("records", len(chosen), batch_size, ask)
+    rows = list(job.complete("records", len(chosen), ask, block_size=batch_size))
     measured = [row for row in rows if "left_out" not in row]
     unread = [{name: row[name] for name in ("id", "image", "left_out")} for row in rows if "left_out" in row]
     if not measured:
@@ -274,3 +210,48 @@ def _needs(
         for one, row in zip(listed, measured, strict=True):
             one |= {name: row[name] for name in describing.FIELDS if name in row}
     return table, result, functools.partial(needs_page, chosen, measured)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """Whether a trained model looks: self-supervised tasks, asked with their picture, blind, and with another picture.
+
+    Without --ssl_tasks the records of --data_path are measured: how much likelier are their answers by the picture?
+    """
+
+    EXAMPLE: ClassVar[str] = (
+        "examples:\n  vgift probe --model_path CKPT --ssl_tasks rotation,color --image_folder DIR -o probe.html\n"
+        "  vgift probe --model_path LORA --model_base BASE --data_path my.json --image_folder DIR -o records.html\n\n"
+        "Run it again to go on after an interruption."
+    )
+
+    model_path: str = option(help="a LLaVA: folder, or name on the Hub", metavar="CKPT")
+    model_base: Optional[str] = option(None, "what a LoRA adapter or a projector was trained on", metavar="BASE")
+    image_folder: str = option(help="images; with --data_path what its paths are relative to", metavar="DIR")
+    data_path: Optional[str] = option(
+        None, "LLaVA records: measured, or with --ssl_tasks those whose images are used", metavar="JSON"
+    )
+    ssl_tasks: Optional[str] = option(None, "tasks to ask, such as rotation,color")
+    ssl_config: Optional[str] = option(None, "YAML or JSON file with the tasks' knobs", metavar="FILE")
+    ssl_pairs: Optional[str] = option(None, "pairs of photographs, for tasks that take pairs", metavar="FILE")
+    n: int = option(500, "samples of each task, or records", short="-n", metavar="N")
+    output: str = option("probe.html", "the page", short="-o", metavar="FILE")
+    json: Optional[str] = option(None, "all numbers as JSON", metavar="FILE")
+    resume: Optional[str] = option(None, "the journal of answers, to go on with; default: OUTPUT.jsonl", metavar="FILE")
+    batch_size: int = option(16, "questions at once", metavar="N")
+    device: Optional[str] = option(None, "cuda, cpu or cuda:1; default: cuda where there is one", metavar="D")
+    seed: int = option(1, "of the samples; give another one than training had", metavar="N")
+    conv_mode: Optional[str] = option(
+        None,
+        "the chat template the model was trained with; default: as LLaVA's evaluation chooses, else v1",
+        metavar="NAME",
+    )
+    describe_first: bool = option(False, "records: also measure answers after the model's own description")
+
+    def run(self) -> str:
+        """See `probe`."""
+        given = {one.name: getattr(self, one.name) for one in fields(self)}
+        flags = {name: given.pop(name) for name in ("ssl_tasks", "ssl_config", "ssl_pairs")}
+        return probe(
+            {name: value for name, value in flags.items() if value is not None}, json_path=given.pop("json"), **given
+        )

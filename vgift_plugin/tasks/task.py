@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Optional
 
 import numpy as np
@@ -96,6 +96,11 @@ class Task:
         Twice `picture_px` where that is known, so that the last step down is a good filter's.
         """
         return None if self.picture_px is None else 2 * self.picture_px
+
+    def scaled(self, factor: float) -> Task:
+        """Returns the same task painted larger: all its knobs in pixels but those about photographs times `factor`."""
+        knobs = {name: getattr(self, name) for name in self.knobs() if name.endswith("_px") and name != "min_side_px"}
+        return replace(self, **{name: round(value * factor) for name, value in knobs.items() if value is not None})
 
     def draw(self, rng: np.random.Generator, images: list[Image.Image]) -> Params:
         """Makes every choice of one sample.

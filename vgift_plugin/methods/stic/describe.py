@@ -6,93 +6,92 @@ import copy
 import json
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ...data.files import write_whole
-from ...data.photos import fingerprint
+from ...data.arguments import option
+from ...data.jobs import FileJob
+from ...data.photos import fingerprint, first_readable
 from ...data.records import IMAGE, picture_name, read_records, why_not_one_picture
 from ...data.seeding import generator, permute
 from ...errors import ConfigError
 from ...hosts.checkpoint import Checkpoint
+from .asking import Asking, listed
 from .prefer import SEEDS, cut_off_hint, degenerate, open_chosen
 from .prompts import NEUTRAL, described, with_image
-from .work import Asking, first_readable, listed, write_report
 
 TOO_LONG = "too long"  # with its description, for the model's context: answers would be cut off
 
 
-def describe(
-    model_path: str,
-    data_path: str,
-    image_folder: str,
-    output: str,
-    *,
-    model_base: str | None = None,
-    n: int = 5000,
-    temperature: float = 0.2,
-    max_new_tokens: int = 1024,
-    seed: int = 0,
-    batch_size: int = 8,
-    device: str | None = None,
-    conv_mode: str | None = None,
-) -> str:
-    """Writes LLaVA records with descriptions, a JSON list that upstream's own script trains on, and a report beside it.
+@dataclass(frozen=True, kw_only=True)
+class Describe(Asking):
+    """Write LLaVA records with the model's own description of their picture before the question.
 
     The records are the first n, in a seeded order, of those with one picture that can be read. The picture is described
     (one of the neutral questions), and the description stands between image token and question; answers stay. Where a
     description is empty, cut off, holds a marker of the template, or makes the record too long, the record is written
-    as it was, counted and listed. Ranks, interruptions and arguments are as in `prefer`.
-
-    Returns:
-        what was done, for the terminal.
-
-    Raises:
-        ConfigError: a setting, a path or the checkpoint is not usable, or it was begun with other settings.
+    as it was, counted and listed. Ranks and interruptions are as in `Prefer`.
     """
-    asking = Asking(
-        model_path, model_base, conv_mode, image_folder, n, temperature, max_new_tokens, seed, batch_size, device
+
+    EXAMPLE: ClassVar[str] = (
+        "example:\n  vgift stic describe --model_path CKPT --data_path mix.json --image_folder DIR -n 5000 \\\n"
+        "      -o described.json\n\n"
+        "Run it again to go on after an interruption; run it under torchrun to share the work between GPUs."
     )
-    found = asking.find()
-    records = read_records(data_path)
-    fit, of_no_use = candidates(records)
-    if not fit:
-        why = "; ".join(f"{reason}: {count:,}" for reason, count in of_no_use.items())
-        raise ConfigError(f"--data_path {data_path}: none of its {len(records):,} records can be described ({why})")
-    worked_on = {"records": fingerprint(map(json.dumps, records))}
-    work, settings, _, load = asking.begin(*found, output, worked_on, (*NEUTRAL, described("", "")))
 
-    def choose() -> dict[str, Any]:
-        order = (fit[permute(k, len(fit), seed, "stic", "records")] for k in range(len(fit)))
-        chosen, passed_over = first_readable(((k, f"{image_folder}/{picture_name(records[k])}") for k in order), n)
-        told = {_named(records, k): reason for k, reason in passed_over.items()}
-        if not chosen:
-            raise ConfigError(f"--image_folder {image_folder}: no picture can be used{listed('found', told)}")
-        return {"chosen": chosen, "passed_over": told}
+    data_path: str = option(help="LLaVA records, of which some are taken", metavar="JSON")
 
-    agreed = work.agree(choose)
-    chosen = agreed["chosen"]
+    def run(self) -> str:
+        """Returns what was done.
 
-    def ask(block: range) -> list[dict[str, Any]]:
-        positions = [chosen[k] for k in block]
-        return write(load(), image_folder, positions, [records[k] for k in positions], **asking.sampling)
+        Raises:
+            ConfigError: a setting, a path or the checkpoint is not usable, or it was begun with other settings.
+        """
+        found, device, load = self.find()
+        records = read_records(self.data_path)
+        fit, of_no_use = candidates(records)
+        if not fit:
+            why = "; ".join(f"{reason}: {count:,}" for reason, count in of_no_use.items())
+            raise ConfigError(
+                f"--data_path {self.data_path}: none of its {len(records):,} records can be described ({why})"
+            )
+        worked_on = {"records": fingerprint(map(json.dumps, records))}
+        settings = self.settings(found, device, worked_on, (*NEUTRAL, described("", "")))
 
-    rows = work.complete(len(chosen), batch_size, ask, "descriptions")
-    if rows is None:
-        return work.left()
-    made = [
-        records[k] if row["as_it_was"] else with_description(records[k], row["description"])
-        for k, row in zip(chosen, rows, strict=True)
-    ]
-    as_it_was = {_named(records, k): row["as_it_was"] for k, row in zip(chosen, rows, strict=True) if row["as_it_was"]}
-    words = [len(row["description"].split()) for row in rows if not row["as_it_was"]]
-    told = {"records": len(made), "described": len(words), "words": float(np.mean(words)) if words else None}
-    told |= {"as_they_were": as_it_was, "passed_over": agreed["passed_over"], "of_no_use": of_no_use}
-    write_report(output, told, settings)
-    write_whole(Path(output), (json.dumps(made, indent=1) + "\n").encode())
-    return f"{output}: {summary(told, n)}"
+        def choose() -> tuple[list[int], dict[str, str]]:
+            order = (fit[permute(k, len(fit), self.seed, "stic", "records")] for k in range(len(fit)))
+            chosen, passed_over = first_readable(
+                ((k, f"{self.image_folder}/{picture_name(records[k])}") for k in order), self.n
+            )
+            told = {_named(records, k): reason for k, reason in passed_over.items()}
+            if not chosen:
+                raise ConfigError(f"--image_folder {self.image_folder}: no picture can be used{listed('found', told)}")
+            return chosen, told
+
+        with FileJob(self.output, settings) as job:
+            chosen, passed_over = job.agree("list", choose)
+
+            def compute(block: range) -> list[dict[str, Any]]:
+                positions = [chosen[k] for k in block]
+                return write(load(), self.image_folder, positions, [records[k] for k in positions], **self.sampling)
+
+            items = job.complete("descriptions", len(chosen), compute, block_size=self.batch_size)
+            if items is None:
+                return job.left("descriptions", len(chosen))
+            made, as_it_was, words = [], {}, []
+            for k, item in zip(chosen, items, strict=True):
+                if item["as_it_was"]:
+                    made.append(records[k])
+                    as_it_was[_named(records, k)] = item["as_it_was"]
+                else:
+                    made.append(with_description(records[k], item["description"]))
+                    words.append(len(item["description"].split()))
+            told = {"records": len(made), "described": len(words), "words": float(np.mean(words)) if words else None}
+            told |= {"as_they_were": as_it_was, "passed_over": passed_over, "of_no_use": of_no_use}
+            job.write(json.dumps(made, indent=1) + "\n", told)
+        return f"{self.output}: {summary(told, self.n)}"
 
 
 def candidates(records: Sequence[dict]) -> tuple[list[int], dict[str, int]]:

@@ -6,18 +6,20 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
-from ...data.files import write_whole
-from ...data.photos import from_folder, open_photo
+from ...data.arguments import option
+from ...data.jobs import FileJob
+from ...data.photos import first_readable, from_folder, open_photo
 from ...data.seeding import generator, permute
 from ...errors import ConfigError, UnsuitableImage
 from ...hosts.checkpoint import Checkpoint, Reply
+from ...hosts.loading import is_qwen
 from . import corruption
+from .asking import Asking, listed
 from .preferences import (
     BRANCHES,
     CUT_OFF,
@@ -32,7 +34,6 @@ from .preferences import (
     usable,
 )
 from .prompts import MISLEADING, NEUTRAL, PREFERRED, with_image
-from .work import Asking, first_readable, listed, write_report
 
 SHARES = {PROMPT: 0.5, LOWRES: 0.25, JITTER: 0.25}  # STIC, algorithm 1
 SEEDS = 2**63 - 1
@@ -72,78 +73,62 @@ class Plan:
         return corruption.corrupt(picture, self.corruption), NEUTRAL[self.neutral]
 
 
-def prefer(
-    model_path: str,
-    image_folder: str,
-    output: str,
-    *,
-    model_base: str | None = None,
-    n: int = 6000,
-    temperature: float = 0.2,
-    max_new_tokens: int = 1024,
-    seed: int = 0,
-    batch_size: int = 8,
-    device: str | None = None,
-    conv_mode: str | None = None,
-) -> str:
-    """Writes a preference file (see `preferences`), and `OUTPUT.report.json` beside it.
+@dataclass(frozen=True, kw_only=True)
+class Prefer(Asking):
+    """Have the model describe photographs, well and badly: preference pairs, for --preference_data.
 
     The photographs are the first n of a seeded order that can be read and are not too small. Under torchrun (RANK,
-    WORLD_SIZE, LOCAL_RANK) the ranks share them, and the last one to finish writes the file: the same for any number of
-    ranks and interruptions on one kind of machine; on a CPU its pairs also for any batch size.
-
-    Args:
-        model_path: a LLaVA checkpoint, see `Checkpoint.load`.
-        image_folder: photographs, searched recursively.
-        output: the file, JSON lines; `OUTPUT.parts` holds what an interrupted run goes on with.
-        model_base: what an adapter was trained on.
-        n: photographs; all, where there are fewer.
-        temperature: of sampling; 0 takes the likeliest tokens.
-        max_new_tokens: where descriptions are cut off; such pairs are kept out of training.
-        seed: of photographs, prompts, corruptions and tokens.
-        batch_size: descriptions at once.
-        device: see `Checkpoint.load`; by default the rank's own GPU.
-        conv_mode: the chat template, see `Checkpoint.load`.
-
-    Returns:
-        what was done, for the terminal.
-
-    Raises:
-        ConfigError: a setting, a path or the checkpoint is not usable, or it was begun with other settings.
+    WORLD_SIZE, LOCAL_RANK) the ranks share them, and the last one to finish writes the file (see `preferences`): the
+    same for any number of ranks and interruptions on one kind of machine; on a CPU its pairs also for any batch size.
     """
-    asking = Asking(
-        model_path, model_base, conv_mode, image_folder, n, temperature, max_new_tokens, seed, batch_size, device
-    )
-    found = asking.find()
-    source = from_folder(image_folder)
-    worked_on = {"photographs": source.fingerprint()}
-    work, settings, template, load = asking.begin(*found, output, worked_on, (*PREFERRED, *MISLEADING, *NEUTRAL))
 
-    def choose() -> dict[str, Any]:
-        order = (permute(k, len(source), seed, "stic", "photographs") for k in range(len(source)))
-        named = ((source.name(index), source.path(index)) for index in order)
-        chosen, passed_over = first_readable(named, n, corruption.SHORTER_PX + 1)
-        if not chosen:
-            raise ConfigError(f"--image_folder {image_folder}: no picture can be used{listed('found', passed_over)}")
-        return {"chosen": chosen, "passed_over": passed_over}
-
-    agreed = work.agree(choose)
-    names, passed_over = agreed["chosen"], agreed["passed_over"]
-    rows = work.complete(
-        len(names),
-        batch_size,
-        lambda block: ask(load(), image_folder, [names[k] for k in block], asking.sampling),
-        "pairs",
+    EXAMPLE: ClassVar[str] = (
+        "example:\n  vgift stic prefer --model_path CKPT --image_folder DIR -n 6000 -o prefs.jsonl\n\n"
+        "Run it again to go on after an interruption; run it under torchrun to share the work between GPUs."
     )
-    if rows is None:
-        return work.left()
-    for row in rows:
-        del row["number"]
-    header = {"vgift": KIND, "version": VERSION, "template": template, "model": model_path, "settings": settings}
-    told = report(rows, passed_over)
-    write_report(output, told, settings)
-    write_whole(Path(output), "".join(json.dumps(line) + "\n" for line in (header, *rows)).encode())
-    return f"{output}: {summary(told, n)}\ntemplate {template}: train with the same one (--version)"
+
+    n: int = option(6000, "photographs; all, where there are fewer", short="-n", metavar="N")
+
+    def run(self) -> str:
+        """Returns what was done.
+
+        Raises:
+            ConfigError: a setting, a path or the checkpoint is not usable, or it was begun with other settings.
+        """
+        found, device, load = self.find()
+        if is_qwen(found.config):
+            raise ConfigError(
+                f"--model_path {self.model_path}: a Qwen-VL; --preference_data trains LLaVA's trainers alone"
+            )
+        source = from_folder(self.image_folder)
+        worked_on = {"photographs": source.fingerprint()}
+        settings = self.settings(found, device, worked_on, (*PREFERRED, *MISLEADING, *NEUTRAL))
+
+        def choose() -> tuple[list[str], dict[str, str]]:
+            order = (permute(k, len(source), self.seed, "stic", "photographs") for k in range(len(source)))
+            named = ((source.name(index), source.path(index)) for index in order)
+            chosen, passed_over = first_readable(named, self.n, corruption.SHORTER_PX + 1)
+            if not chosen:
+                raise ConfigError(
+                    f"--image_folder {self.image_folder}: no picture can be used{listed('found', passed_over)}"
+                )
+            return chosen, passed_over
+
+        with FileJob(self.output, settings) as job:
+            names, passed_over = job.agree("list", choose)
+
+            def compute(block: range) -> list[dict[str, Any]]:
+                return ask(load(), self.image_folder, [names[k] for k in block], self.sampling)
+
+            items = job.complete("pairs", len(names), compute, block_size=self.batch_size)
+            if items is None:
+                return job.left("pairs", len(names))
+            rows = [{name: value for name, value in item.items() if name != "number"} for item in items]
+            header = {"vgift": KIND, "version": VERSION, "template": found.template, "model": self.model_path}
+            told = report(rows, passed_over)
+            lines = ({**header, "settings": settings}, *rows)
+            job.write("".join(json.dumps(line) + "\n" for line in lines), told)
+        return f"{self.output}: {summary(told, self.n)}\ntemplate {found.template}: train with the same one (--version)"
 
 
 def ask(checkpoint: Checkpoint, folder: str, names: Sequence[str], sampling: dict[str, Any]) -> list[dict[str, Any]]:
@@ -217,7 +202,7 @@ def summary(told: dict[str, Any], n: int) -> str:
     few = f" (of {n:,} asked for: there are no more photographs)" if told["rows"] < n else ""
     lines = [f"{told['rows']:,} pairs{few}, {told['usable']:,} of them to be learned from"]
     for branch, one in told["branches"].items():
-        words = "" if one["words"] is None else "; {:.0f} words preferred, {:.0f} dispreferred".format(*one["words"])
+        words = "" if one["words"] is None else "; {:.0f} words chosen, {:.0f} rejected".format(*one["words"])
         lines.append(f"  {branch}: {one['rows']:,}, usable {one['usable']:,}{words}")
     marked = told["degenerate"]
     told_of = listed("kept out of training", marked) + cut_off_hint(marked.values(), told["rows"])
@@ -227,4 +212,4 @@ def summary(told: dict[str, Any], n: int) -> str:
 def cut_off_hint(reasons: Iterable[str], total: int) -> str:
     """Returns a line on what to do where more than a tenth of all texts were cut off."""
     count = list(reasons).count(CUT_OFF)
-    return f"\n{count:,} were cut off; raise --max-new-tokens" if count > total / 10 else ""
+    return f"\n{count:,} were cut off; raise --max_new_tokens" if count > total / 10 else ""

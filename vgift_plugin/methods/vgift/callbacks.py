@@ -10,7 +10,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from ...data.files import write_whole
-from ...hosts.trainer import counts_of_all_ranks, is_rank_zero
+from ...hosts.trainer import counts_of_all_ranks, is_rank_zero, steps_per_epoch
 from .mixture import MixedDataset
 
 logger = logging.getLogger(__name__)
@@ -36,8 +36,7 @@ class MixCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
         """Finds the first epoch, as the trainer itself does on resume, and writes the mix."""
-        steps_per_epoch = max(1, len(train_dataloader) // args.gradient_accumulation_steps)
-        self._next_epoch = state.global_step // steps_per_epoch
+        self._next_epoch = state.global_step // steps_per_epoch(len(train_dataloader), args.gradient_accumulation_steps)
         self._write(args.output_dir)
 
     def on_epoch_begin(self, args, state, control, **kwargs):

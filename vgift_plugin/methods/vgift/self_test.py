@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+
+from PIL import Image, ImageOps
 
 from ...errors import SelfTestError
 from ...hosts import IGNORE_INDEX
@@ -14,7 +17,8 @@ SAMPLES = 4  # of each task: wordings and answers differ between them
 
 
 def self_test(stream: Stream, encoder: Any, template: ChatTemplate, tokenizer: Any, host: Host) -> Sample:
-    """Sends a few samples through the host: the unmasked labels must decode to the answer, the rest hold the question.
+    """Sends a few samples through the host: the unmasked labels must decode to the answer, the rest hold the question,
+    and of tasks with marked points no part of the picture may be lost.
 
     LLaVA masks every label of a sample whose tokenisation surprises it, prints a line, and trains on nothing.
 
@@ -37,6 +41,11 @@ def self_test(stream: Stream, encoder: Any, template: ChatTemplate, tokenizer: A
     )
     unfit = "The template does not fit the tokenizer; choose another --version, or the tokenizer it was made for."
     samples = [stream(0, j) for j in range(SAMPLES)]
+    if stream.task.whole and (hidden := hidden_corners(samples[0], encoder)):
+        raise SelfTestError(
+            f"{who}: {host.name} cuts off the {' and '.join(hidden)} of a picture, so marked points would be lost. "
+            "Give --image_aspect_ratio pad, or leave the task out."
+        )
     for sample in samples:
         item = encoder.sample(sample, f"{stream.task.name}-self-test")
         labels = item["labels"]
@@ -63,3 +72,32 @@ def self_test(stream: Stream, encoder: Any, template: ChatTemplate, tokenizer: A
                 "would cut its answer off; raise it."
             )
     return samples[0]
+
+
+def hidden_corners(sample: Sample, encoder: Any) -> list[str]:
+    """Returns the corners of a sample's picture that leave no trace in what the host makes of it."""
+
+    def pixels(image: Image.Image) -> bytes:
+        item = encoder.sample(replace(sample, image=image), f"{sample.task}-corner")
+        return b"".join(_bytes(item[key]) for key in item if key not in ("input_ids", "labels"))
+
+    plain, (width, height), side = pixels(sample.image), sample.image.size, max(8, max(sample.image.size) // 16)
+    hidden = []
+    for name, x, y in (
+        ("top left", 0, 0),
+        ("top right", width - side, 0),
+        ("bottom left", 0, height - side),
+        ("bottom right", width - side, height - side),
+    ):
+        changed = sample.image.copy()
+        box = (x, y, x + side, y + side)
+        changed.paste(ImageOps.invert(changed.crop(box)), box)
+        if pixels(changed) == plain:
+            hidden.append(name)
+    return hidden
+
+
+def _bytes(value: Any) -> bytes:
+    if isinstance(value, (list, tuple)):
+        return b"".join(map(_bytes, value))
+    return value.detach().cpu().float().numpy().tobytes() if hasattr(value, "detach") else b""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from PIL import Image
 
 from ... import __version__
 from ...data.photos import fingerprint
+from ...data.records import said
 from ...hosts.token_facts import with_facts
-from ...tasks.task import Sample
+from ...tasks.task import Sample, Task
 from ..run import Run
 from .callbacks import MixCallback, mix_table
 from .flags import VgiftFlags, counts
@@ -36,7 +38,7 @@ def plan(flags: VgiftFlags, run: Run) -> MixturePlan | None:
     if flags.ssl_ratio == 0 and flags.ssl_replay is None:
         logger.info("--ssl_ratio 0: no self-supervised sample is mixed in, the training set is the host's own")
         return None
-    specs = flags.tasks()
+    specs = tuple(replace(spec, task=fitted(spec.task, run)) for spec in flags.tasks())
     records, image_folder = run.host.records(run.base), run.host.image_folder(run.data_args)
     replay = find_replay(flags, records, image_folder)
     sizes = counts(specs, flags.ssl_ratio, run.host.conversations(run.base))
@@ -45,7 +47,7 @@ def plan(flags: VgiftFlags, run: Run) -> MixturePlan | None:
     parts = [(stream, count) for (stream, _), count in chosen]
     held_out = [stream for (_, stream), _ in chosen if stream is not None]
     facts = {
-        "--data_path, records": fingerprint(f"{one.get('id')} {one.get('image')}" for one in records),
+        "records": fingerprint(map(record_words, records)),
         **{f"images of {stream.task.name}": stream.source.fingerprint() for stream, _ in parts},
         **{f"held-out images of {stream.task.name}": stream.source.fingerprint() for stream in held_out},
         "knobs": ", ".join(f"{spec.task!r}:{spec.weight}" for spec in specs),
@@ -53,6 +55,22 @@ def plan(flags: VgiftFlags, run: Run) -> MixturePlan | None:
         "published samples": json.dumps(replay.counts() if replay else {}),
     }
     return MixturePlan(flags, parts, held_out, replay, facts)
+
+
+def record_words(record: dict) -> str:
+    """Returns what makes a record: its id, the names of its pictures without their folder, its turns."""
+    image = record.get("image")
+    names = [str(name).rpartition("/")[2] for name in (image if isinstance(image, list) else [image])]
+    return "\0".join([str(record.get("id")), *names, *(str(said(turn)) for turn in record.get("conversations") or ())])
+
+
+def fitted(task: Task, run: Run) -> Task:
+    """Returns a task painted so large that the host does not enlarge its pictures; see `Host.grid`."""
+    grid, size_px = run.host.grid(run.base), task.picture_px
+    if grid is None or size_px is None or size_px**2 >= grid[1]:
+        return task
+    step, least, _ = grid
+    return task.scaled(math.ceil(math.sqrt(least) / step) * step / size_px)
 
 
 @dataclass

@@ -197,7 +197,7 @@ def _first_with_tower(
     if settings.get(LOADS):
         raise ConfigError(
             f"{none}, though its config says that the tower was trained: in an earlier run, whose output folder is "
-            "--model-base"
+            "--model_base"
         )
     raise ConfigError(
         f"{none}, as LLaVA leaves it where the tower is frozen: the tower is the original one, {original}"

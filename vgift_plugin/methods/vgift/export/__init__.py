@@ -1,8 +1,7 @@
-"""`vgift export`: the very samples that training would see, as files, for trainers that cannot load a plugin.
+"""`vgift export`: the samples that training would see, as files, for trainers that cannot load a plugin.
 
-The work is cut into chunks whose borders depend on nothing but the settings. A chunk is done when its receipt lies in
-`OUT/.parts`; whoever finds all receipts there assembles them. So the result is the same to the byte however many
-processes or machines wrote it, and however often they were killed.
+A chunk's borders depend on the settings alone, so the result is the same to the byte for any number of processes,
+machines and interruptions; see `data.jobs`.
 """
 
 from .job import export

@@ -5,21 +5,22 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from ....data.files import write_whole
+from ....data.files import write_files
 from ....data.rows import inside
 from ..replay import Replay
 from ..stream import Stream
 
 PARTS = ".parts"
 ROLES = {"human": "user", "gpt": "assistant"}
-Picture = tuple[str, bytes]  # (relative path, encoded)
+Picture = tuple[str, bytes]  # (path relative to the output, encoded)
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Chunk:
 
     @property
     def name(self) -> str:
-        """The stem of its receipt, and of its shard."""
+        """The stem of its shard."""
         return f"{self.part}-{self.number:06d}"
 
 
@@ -64,35 +65,43 @@ class Export:
         published = {"published": len(self.published[1])} if self.published else {}
         return {**published, **{stream.task.name: count for stream, count in self.parts}}
 
+    @cached_property
     def chunks(self) -> list[Chunk]:
-        """Returns the chunks of all parts."""
+        """The chunks of all parts."""
         return [
             Chunk(part, number, start, min(start + self.chunk_size, size))
             for part, size in self.sizes().items()
             for number, start in enumerate(range(0, size, self.chunk_size))
         ]
 
-    def receipt(self, chunk: Chunk) -> Path:
-        """Returns the path of a chunk's receipt."""
-        return Path(self.output, PARTS, f"{chunk.name}.json")
+    def write(self, block: range) -> list[dict[str, Any]]:
+        """Writes some chunks.
 
-    def write(self, chunk: Chunk) -> int:
-        """Writes one chunk, then its receipt; returns the number of its samples."""
+        Args:
+            block: their numbers.
+
+        Returns:
+            for each what `data.jobs` keeps: {"entries": of the index file, "redraws": {reason: how many}, "files":
+            {path: digest}}
+        """
+        return [self._write(self.chunks[number]) for number in block]
+
+    def _write(self, chunk: Chunk) -> dict[str, Any]:
         redraws: Counter[str] = Counter()
-        entries, shard = [], []
-        for k, (record, task, params, pictures) in enumerate(self._samples(chunk, redraws), chunk.start):
-            if self.format == "webdataset":
-                shard.append(_tarred(f"{chunk.part}-{k:08d}", record, task, params, pictures))
-            else:
-                for path, encoded in pictures:
-                    place = Path(self.output, path)
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    place.write_bytes(encoded)
+        entries: list[dict] = []
+
+        def pictures() -> Iterator[Picture]:
+            for record, task, params, encoded in self._samples(chunk, redraws):
                 entries.append(record if self.format == "llava" else _messages(record, task, params))
-        if self.format == "webdataset":
-            _write_shard(Path(self.output, chunk.part, f"{chunk.name}.tar"), shard)
-        write_whole(self.receipt(chunk), json.dumps({"entries": entries, "redraws": redraws}).encode())
-        return chunk.stop - chunk.start
+                yield from encoded
+
+        def shard() -> Iterator[Picture]:
+            samples = enumerate(self._samples(chunk, redraws), chunk.start)
+            yield f"{chunk.part}/{chunk.name}.tar", _shard(_tarred(f"{chunk.part}-{k:08d}", *one) for k, one in samples)
+
+        files = shard() if self.format == "webdataset" else pictures()
+        written = write_files(Path(self.output), files, Path(self.output, PARTS))
+        return {"entries": entries, "redraws": redraws, "files": written}
 
     def _samples(self, chunk: Chunk, redraws: Counter) -> Iterator[tuple[dict, str, dict, list[Picture]]]:
         """Yields (LLaVA record, task, params, pictures) of a chunk's samples."""
@@ -151,7 +160,7 @@ def _encoded(image: Image.Image, jpeg_quality: int | None) -> bytes:
     return buffer.getvalue()
 
 
-def _write_shard(path: Path, samples: list[dict]) -> None:
+def _shard(samples: Iterable[dict]) -> bytes:
     from webdataset import TarWriter
 
     buffer = io.BytesIO()
@@ -159,4 +168,4 @@ def _write_shard(path: Path, samples: list[dict]) -> None:
     for sample in samples:
         writer.write(sample)
     writer.close()
-    write_whole(path, buffer.getvalue())
+    return buffer.getvalue()

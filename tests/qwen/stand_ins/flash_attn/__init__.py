@@ -1,0 +1,1 @@
+"""Stands in for flash-attn, which needs a GPU; see flash_attn_interface."""

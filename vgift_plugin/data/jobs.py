@@ -1,0 +1,237 @@
+"""Jobs: numbered items, each computed once, by any number of processes that may be interrupted at any time.
+
+What a job has so far is kept in a folder of parts:
+  rank-R.jsonl   a journal: the settings, then a line for each item that rank R has computed
+  NAME.json      a value that all ranks share, see `Job.agree`
+The result is the same for any number of ranks, worker processes and interruptions.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import ConfigError
+from .files import is_intact, publish, write_files
+from .journal import Items, Journal, cure, require_same
+from .workers import Compute, computed
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.5
+SHOWN = 3  # names in a message
+
+
+class Ranks(NamedTuple):
+    """Which of how many processes this is, in all and on this machine; without torchrun, one process alone."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    local_world: int = 1
+
+    @classmethod
+    def here(cls) -> Ranks:
+        """Returns those of this process, as torchrun says.
+
+        Raises:
+            ConfigError: RANK is not below WORLD_SIZE.
+        """
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        ranks = cls(*(int(os.environ.get(name, default)) for name, default in zip(names, cls(), strict=True)))
+        if not 0 <= ranks.rank < ranks.world:
+            raise ConfigError(f"RANK {ranks.rank} is not below WORLD_SIZE {ranks.world}")
+        return ranks
+
+    @property
+    def cores(self) -> int:
+        """The machine's cores, shared among its ranks."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, cores // max(1, self.local_world))
+
+
+def progress(total: int, what: str, done: int = 0) -> Any:
+    """Returns a progress bar, shown by one rank of each machine; in a log file, a line every ten seconds."""
+    from tqdm import tqdm
+
+    often, quiet = 0.1 if sys.stderr.isatty() else 10.0, Ranks.here().local_rank != 0
+    return tqdm(total=total, initial=done, desc=what, unit="", mininterval=often, disable=quiet)
+
+
+class Job:
+    """One rank's part in a job; a context manager.
+
+    Args:
+        where: the folder of parts; with `alone`, the only journal.
+        settings: what the items depend on, JSON. A resumed job must have the same.
+        flag: the flag that names another place, for messages.
+        remove: what to remove to begin anew, for messages.
+        root: the folder of the files that belong to items, see `complete`.
+        alone: one process, whose journal is `where` itself.
+
+    Raises:
+        ConfigError: the place cannot be written, was begun with other settings, or another process writes it now.
+    """
+
+    def __init__(
+        self,
+        where: Path,
+        settings: dict[str, Any],
+        *,
+        flag: str = "-o",
+        remove: str | None = None,
+        root: Path | None = None,
+        alone: bool = False,
+    ):
+        self.ranks = Ranks() if alone else Ranks.here()
+        self.where, self.root, self.settings = where, root or where, json.loads(json.dumps(settings))
+        self._cure = cure(flag, remove or where)
+        journal = where if alone else where / f"rank-{self.ranks.rank}.jsonl"
+        self._items = Items(journal.parent, journal.name if alone else "rank-*.jsonl", self.settings, self._cure)
+        try:
+            journal.parent.mkdir(parents=True, exist_ok=True)
+            self._journal = Journal(journal, flag)
+        except OSError as err:
+            raise ConfigError(f"{flag}: {err}") from err
+        try:
+            self._items.refresh()
+            if self._journal.is_empty:
+                self._journal.append([{"settings": self.settings}])
+                self._items.refresh()  # of two ranks that start at once with different settings, one sees the other
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Closes the journal, and removes what holds no items."""
+        self._journal.close()
+        with suppress(OSError):  # the folder is not empty, or a file
+            self.where.rmdir()
+
+    def __enter__(self) -> Job:
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        self.close()
+        if isinstance(error, KeyboardInterrupt):
+            logger.warning("interrupted; run the same command again to go on")
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ConfigError(
+                f"{error.filename}: {error.strerror}. Make room and run the same command again; it goes on from here."
+            ) from error
+
+    def agree(self, name: str, make: Callable[[], Any]) -> Any:
+        """Returns a JSON value that is the same for all ranks: the first that needs it makes it, and it is kept."""
+        path = self.where / f"{name}.json"
+        if not path.exists():
+            publish(path, json.dumps({"settings": self.settings, "value": make()}).encode())
+        agreed = json.loads(path.read_bytes())
+        require_same(agreed["settings"], self.settings, path, self._cure)
+        return agreed["value"]
+
+    def complete(
+        self, part: str, total: int, compute: Compute, *, block_size: int = 1, workers: int = 1, wait: bool = False
+    ) -> Iterator[dict[str, Any]] | None:
+        """Computes this rank's share of the items 0 to total - 1 of a part.
+
+        Blocks of `block_size` items are dealt out to the ranks in turn. A block is computed whole even where some of
+        its items are done: what goes through a model together never depends on ranks and interruptions.
+
+        Args:
+            part: what the items are called.
+            total: how many there are.
+            compute: returns the items of a block, JSON objects. It may write files; an item names them as
+                "files": {path relative to `root`: digest}, and is computed again where they are missing or damaged.
+            block_size: items that are computed together.
+            workers: processes.
+            wait: for the other ranks.
+
+        Returns:
+            the items of all ranks in order, each with its "number"; None where other ranks have not finished.
+
+        Raises:
+            ConfigError: a worker process was killed.
+        """
+        blocks = [range(start, min(start + block_size, total)) for start in range(0, total, block_size)]
+        own = blocks[self.ranks.rank :: self.ranks.world]
+        done = self._intact(part, {number for block in own for number in block})
+        left = [block for block in own if not done >= set(block)]
+        there = sum(number in done for block in own for number in block)
+        if done:
+            logger.info("%s: %d of %d are done already", part, len(done), total)
+        with closing(computed(left, compute, workers)) as results, progress(sum(map(len, own)), part, there) as bar:
+            for block, items in results:
+                new = [(k, item) for k, item in zip(block, items, strict=True) if k not in done]
+                self._journal.append({"part": part, "number": k, **item} for k, item in new)
+                bar.update(len(new))
+        missing = self._missing(part, total)
+        if missing and wait:
+            ranks = ", ".join(map(str, sorted({number // block_size % self.ranks.world for number in missing})))
+            logger.info("%s: waiting for %d of %d, of rank %s", part, len(missing), total, ranks)
+            with progress(total, f"{part}, waiting for rank {ranks}", total - len(missing)) as bar:
+                while missing := self._missing(part, total):
+                    bar.update(total - len(missing) - bar.n)
+                    time.sleep(POLL_S)
+        if missing:
+            return None
+        lines = self._items.lines.get(part, {})
+        items = (json.loads(lines[number]) for number in range(total))
+        return ({name: value for name, value in item.items() if name != "part"} for item in items)
+
+    def left(self, part: str, total: int) -> str:
+        """Returns what to tell the user where `complete` returned None."""
+        return (
+            f"rank {self.ranks.rank} of {self.ranks.world} is done; {len(self._missing(part, total)):,} of {total:,} "
+            f"{part} are left for the other ranks, and the last one to finish writes the result"
+        )
+
+    def _missing(self, part: str, total: int) -> list[int]:
+        self._items.refresh()
+        lines = self._items.lines.get(part, {})
+        return [number for number in range(total) if number not in lines]
+
+    def _intact(self, part: str, own: set[int]) -> set[int]:
+        """Returns which items are done: their files are intact, this rank's by hash and the others' by size."""
+        lines, damaged = self._items.lines.setdefault(part, {}), {}
+        for number, line in lines.items():
+            for name, recorded in json.loads(line).get("files", {}).items():
+                if not is_intact(self.root / name, recorded, number in own):
+                    damaged[name] = number
+        if damaged:
+            named = ", ".join(list(damaged)[:SHOWN]) + (", …" if len(damaged) > SHOWN else "")
+            logger.warning("%d files are missing or damaged and are made again: %s", len(damaged), named)
+        for number in set(damaged.values()):
+            del lines[number]
+        return set(lines)
+
+
+class FileJob(Job):
+    """A job whose result is one file, with `OUTPUT.parts` and `OUTPUT.report.json` beside it.
+
+    Args:
+        output: the file.
+        settings: see `Job`.
+
+    Raises:
+        ConfigError: see `Job`; or the file exists and its parts do not.
+    """
+
+    def __init__(self, output: str, settings: dict[str, Any]):
+        self.output, parts = Path(output), Path(f"{output}.parts")
+        if self.output.exists() and not parts.exists():
+            raise ConfigError(f"-o {output} exists, and {parts} does not, so it cannot be resumed; name another file")
+        super().__init__(parts, settings, remove=f"{output} and {parts}")
+
+    def write(self, content: str, report: dict[str, Any]) -> None:
+        """Writes the report, then the result."""
+        told = json.dumps({**report, "settings": self.settings}, indent=1) + "\n"
+        files = [(f"{self.output.name}.report.json", told.encode()), (self.output.name, content.encode())]
+        write_files(self.output.parent, files, self.where)

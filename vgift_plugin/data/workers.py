@@ -1,0 +1,73 @@
+"""Worker processes that end with their parent, whatever ends it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from ..errors import ConfigError
+
+Compute = Callable[[range], list[dict[str, Any]]]
+
+
+def computed(blocks: Sequence[range], compute: Compute, workers: int) -> Iterator[tuple[range, list[dict[str, Any]]]]:
+    """Yields (block, its items) as they come, computed here or in worker processes.
+
+    Args:
+        blocks: of consecutive numbers.
+        compute: returns the items of a block. Workers are forked where the system can; elsewhere it is pickled.
+        workers: processes; below 2, this process computes.
+
+    Raises:
+        ConfigError: a worker process was killed.
+    """
+    if min(workers, len(blocks)) < 2:
+        yield from ((block, compute(block)) for block in blocks)
+        return
+    context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else None)
+    others = multiprocessing.active_children()
+    with ProcessPoolExecutor(min(workers, len(blocks)), context, _start_worker, (compute, os.getpid())) as pool:
+        try:
+            futures = {pool.submit(_work, block): block for block in blocks}
+            for future in as_completed(futures):
+                yield futures.pop(future), future.result()
+        except BaseException as err:
+            for worker in multiprocessing.active_children():
+                if worker not in others:
+                    worker.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(err, BrokenProcessPool):
+                raise ConfigError(
+                    "a worker process was killed, most likely for lack of memory; run the same command again to go on, "
+                    "with fewer --workers"
+                ) from err
+            raise
+
+
+_compute: Compute
+
+
+def _start_worker(compute: Compute, parent: int) -> None:
+    """Prepares a worker process: an interrupt is its parent's business, and without its parent it ends."""
+    global _compute
+    _compute = compute
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _work(block: range) -> list[dict[str, Any]]:
+    return _compute(block)

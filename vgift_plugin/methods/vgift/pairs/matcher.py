@@ -1,0 +1,81 @@
+"""From names of photographs to their features, and from pairs of names to matched points."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+from ....data.photos import open_photo
+from ....data.seeding import generator
+from ....errors import UnsuitableImage
+from .features import Encoder, Photo
+from .listing import Pair
+from .masks import place_labels, read_labels, shared_object
+from .matching import Rules, choose
+
+
+@dataclass(frozen=True)
+class Matcher:
+    """Computes features of photographs and matches pairs of them; see `job.make_pairs` for the attributes."""
+
+    image_folder: str
+    masks: str | None
+    encoder: Encoder
+    rules: Rules
+    seed: int
+    workers: int
+
+    def load(self, name: str) -> Photo | str:
+        """Returns a prepared photograph with its labels, or why there is none."""
+        try:
+            photo = self.encoder.prepare(open_photo(os.path.join(self.image_folder, name)))
+            return photo if self.masks is None else place_labels(photo, read_labels(self.masks, name))
+        except UnsuitableImage as unsuitable:
+            return unsuitable.reason
+
+    def load_all(self, names: Sequence[str]) -> dict[str, Photo | str]:
+        """Returns `load` of every name."""
+        with ThreadPoolExecutor(self.workers) as pool:
+            return dict(zip(names, pool.map(self.load, names), strict=True))
+
+    def features(self, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+        """Returns the global features of photographs, float16 (n, d), zeros where there are none, and why."""
+        loaded = self.load_all(names)
+        rows = [k for k, name in enumerate(names) if isinstance(loaded[name], Photo)]
+        result = np.zeros((len(names), self.encoder.network.config.hidden_size), np.float16)
+        for k, (_, whole) in zip(rows, self.encoder.encode([loaded[names[k]] for k in rows]), strict=True):
+            result[k] = whole
+        return result, [reason for reason in loaded.values() if isinstance(reason, str)]
+
+    def match(self, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+        """Returns {"row": ...} or {"rejected": reason} for every pair; a photograph's features are computed once."""
+        loaded = self.load_all(list(dict.fromkeys(name for pair in pairs for name in pair)))
+        usable = [name for name, photo in loaded.items() if isinstance(photo, Photo)]
+        features = dict(zip(usable, self.encoder.encode([loaded[name] for name in usable]), strict=True))
+        result: list[dict[str, Any]] = []
+        for pair in pairs:
+            photos = [loaded[name] for name in pair]
+            try:
+                if pair[0] == pair[1]:
+                    raise UnsuitableImage("same photograph")
+                for photo in photos:
+                    if isinstance(photo, str):
+                        raise UnsuitableImage(photo)
+                label, *objects = shared_object(*photos)
+                grids = tuple(photo.grid for photo in photos)
+                rng = generator(self.seed, "pairs", *pair)
+                found = choose(tuple(features[name][0] for name in pair), tuple(objects), grids, self.rules, rng)
+            except UnsuitableImage as unsuitable:
+                result.append({"rejected": unsuitable.reason})
+                continue
+            row = {"id": blake2b(json.dumps(pair).encode(), digest_size=8).hexdigest()}
+            row |= {"image1": pair[0], "image2": pair[1], "wh1": grids[0].wh, "wh2": grids[1].wh}
+            result.append({"row": row | found | {"label": label}})
+        return result
