@@ -97,7 +97,7 @@ def test_argument_objects_can_be_pickled(attached, data_args):
         ({"make_supervised_data_module": None}, "make_supervised_data_module: expected a function"),
         (
             {"make_supervised_data_module": lambda tok, args: {}},
-            r"expected the parameters \(tokenizer, data_args\), found \(tok, args\)",
+            r"expected the parameters \(data_args, tokenizer\), found \(tok, args\)",
         ),
         ({"train": lambda: None}, r"DataArguments: expected train\(\) to look it up"),
     ],

@@ -75,7 +75,7 @@ def other_flags(folder, train_flags, records):
 @pytest.mark.parametrize(
     ("other", "differs"),
     [
-        (records_of_another_file, ["--data_path, records: 16 (", "; 15 ("]),
+        (records_of_another_file, ["records: 16 (", "; 15 ("]),
         (an_image_more, ["images of rotation: 5 (", "; 6 ("]),
         (other_task_templates, ["task templates: 1 ("]),
         (other_preference_pairs, ["--preference_data: 3 ("]),
