@@ -247,6 +247,28 @@ def tokenizer(tiny):
     return tokenizer
 
 
+@pytest.fixture(scope="session")
+def tokenizers(tiny, tmp_path_factory):
+    """{name: tokenizer}: sentencepiece with bytes for rare characters, and byte-level BPE, each slow and fast."""
+    import transformers
+
+    folders, made = {"llama": tiny[0]}, {}
+    if hasattr(transformers, "Qwen2Config"):  # not in 4.36
+        from checkouts import tiny_qwen2
+
+        lines = demo_module("tiny_llava").corpus()
+        folders["qwen"] = tiny_qwen2.build(tmp_path_factory.mktemp("tokenizers") / "qwen", lines)
+    for name, folder in folders.items():
+        for kind in ("slow", "fast"):
+            options = {"model_max_length": 4096, "padding_side": "right", "use_fast": kind == "fast"}
+            made[f"{name} {kind}"] = transformers.AutoTokenizer.from_pretrained(folder, **options)
+    for one in made.values():
+        one.pad_token = one.unk_token or one.pad_token
+        one.legacy = getattr(one, "legacy", True)  # upstream's v1 asks every tokenizer for it
+    assert "Fast" in type(made["llama fast"]).__name__ and "Fast" not in type(made["llama slow"]).__name__
+    return made
+
+
 @pytest.fixture
 def data_args(host, tiny, data_path, photos):
     """Makes the data arguments as train() leaves them."""

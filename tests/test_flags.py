@@ -1,5 +1,6 @@
 import json
 import math
+import re
 
 import pytest
 
@@ -193,3 +194,21 @@ def test_flags_of_what_acts_in_the_model():
     assert Settings({"visual_token_drop": 0.5, "tune_vision_tower": True}).words() == (
         "--visual_token_drop and --tune_vision_tower"
     )
+
+
+def test_flags_of_preference_training(tmp_path):
+    told = mistakes(preference_data=str(tmp_path / "no.jsonl"), dpo_beta=0.0, dpo_alpha=-1.0, ssl_tasks="rotation")
+    for part in (
+        "4 mistakes",
+        "no.jsonl: there is no such file; `vgift stic prefer`",
+        "--dpo_beta 0: must be above 0",
+        "--dpo_alpha -1: must be 0 or more",
+        "--preference_data goes without --ssl_tasks: it trains on pairs alone",
+    ):
+        assert part in told
+    assert "--dpo_beta needs --preference_data" in mistakes(dpo_beta=0.2)
+    (tmp_path / "prefs.jsonl").write_text(json.dumps({"vgift": "preferences", "version": 1, "template": 7}) + "\n")
+    told = mistakes(preference_data=str(tmp_path / "prefs.jsonl"), ssl_replay=str(tmp_path))
+    assert "goes without --ssl_replay" in told
+    assert re.search(r"--preference_data .*is no preference file .*\n +line 1: template is 7", told)
+    assert Settings({"preference_data": "x"}).words() == "--preference_data"

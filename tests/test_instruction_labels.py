@@ -1,26 +1,24 @@
 """Which tokens are learned with --instruct_loss, against spans known from how the text was put together and against the
-character offsets of fast tokenizers; and a training run that learns instructions from pictures."""
+character offsets of fast tokenizers."""
 
 import copy
-import json
-import math
-import pickle
-import re
-import sys
 from argparse import Namespace
 
 import pytest
-from conftest import ROOT, VGIFT, arguments, call, demo_module, torchrun
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
-from vgift_plugin.errors import ConfigError, HostMismatchError, SelfTestError
+from vgift_plugin.errors import HostMismatchError
 
 pytestmark = pytest.mark.host
 torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-TRAIN = ROOT / "scripts" / "demo" / "train_cpu.py"
+from vgift_plugin.hosts.llava import LLaVA  # noqa: E402
+from vgift_plugin.hosts.token_facts import KEY  # noqa: E402
+from vgift_plugin.methods.l2t.labels import InstructedDataset, InstructionLabels  # noqa: E402
+from vgift_plugin.methods.l2t.layout import CHANGED  # noqa: E402
+from vgift_plugin.methods.l2t.training import UNLIMITED  # noqa: E402
+
+HOST = LLaVA()
 IMAGE, IGNORE = "<image>", -100
 TEMPLATES = frozenset({"Answer the question using a single word or phrase.", "Short answer:", "Say it in one go!"})
 CHAT = ("v1", "llava_llama_2", "mpt", "v0")
@@ -34,26 +32,6 @@ def host():
     template = module.conversation_lib.default_conversation
     yield module
     module.conversation_lib.default_conversation = template
-
-
-@pytest.fixture(scope="module")
-def tokenizers(tiny, tmp_path_factory):
-    """{name: tokenizer}: sentencepiece with bytes for rare characters, and byte-level BPE, each slow and fast."""
-    folders, made = {"llama": tiny[0]}, {}
-    if hasattr(transformers, "Qwen2Config"):  # not in 4.36
-        from checkouts import tiny_qwen2
-
-        lines = demo_module("tiny_llava").corpus()
-        folders["qwen"] = tiny_qwen2.build(tmp_path_factory.mktemp("tokenizers") / "qwen", lines)
-    for name, folder in folders.items():
-        for kind in ("slow", "fast"):
-            options = {"model_max_length": 4096, "padding_side": "right", "use_fast": kind == "fast"}
-            made[f"{name} {kind}"] = transformers.AutoTokenizer.from_pretrained(folder, **options)
-    for one in made.values():
-        one.pad_token = one.unk_token or one.pad_token
-        one.legacy = getattr(one, "legacy", True)  # upstream's v1 asks every tokenizer for it
-    assert "Fast" in type(made["llama fast"]).__name__ and "Fast" not in type(made["llama slow"]).__name__
-    return made
 
 
 def record_of(turns, picture=True):
@@ -80,17 +58,20 @@ def words_of(host, tokenizer, base, record):
     return {"input_ids": torch.as_tensor(made["input_ids"][0]), "labels": torch.as_tensor(made["labels"][0])}
 
 
-def loss_of(base, tokenizer, mode, text=True):
-    from vgift_plugin.methods.l2t.instruction import TextPath
+def labels_of(base, tokenizer, mode, text=True):
+    """Returns what gives labels to instructions."""
+    path = HOST.text_path(base, tokenizer, UNLIMITED)
+    return InstructionLabels(mode, TEMPLATES, text, path.ids, tokenizer, HOST.visible_ids)
 
-    from vgift_plugin.methods.l2t.labels import InstructLoss
 
-    return InstructLoss(mode, TEMPLATES, text, TextPath(base, tokenizer), tokenizer)
+def instruction_of(item):
+    """Returns which tokens are an instruction's, as the item's facts have it."""
+    return (item[KEY] & 1).bool()
 
 
 @pytest.fixture(scope="module")
 def kept():
-    """The losses of one template, tokenizer and mode, as a run keeps one: what it learns of a template stays."""
+    """What gives labels, of one template, tokenizer and mode, as a run keeps it: what it learns stays."""
     return {}
 
 
@@ -222,9 +203,9 @@ def test_supervised_are_the_human_texts_and_nothing_else(host, tokenizers, kept,
     assert item["input_ids"].tolist() == ids
     labels = torch.full_like(item["input_ids"], IGNORE)
     labels[-1] = 7
-    loss = kept.setdefault((template, name, mode), loss_of(base, tokenizer, mode))
-    got = loss({"input_ids": item["input_ids"], "labels": labels}, record)
-    assert loss.tally.counts() == {}
+    make = kept.setdefault((template, name, mode), labels_of(base, tokenizer, mode))
+    got = make({"input_ids": item["input_ids"], "labels": labels}, record)
+    assert make.tally.counts() == {}
     assert got["input_ids"] is item["input_ids"]
     wanted = [id if one else IGNORE for id, one in zip(ids[:-1], taught, strict=False)]
     assert got["labels"].tolist() == [*wanted, 7]
@@ -251,19 +232,19 @@ def test_modes_on_upstreams_own_labels(host, tokenizers, template):
     assert all((item["labels"] != IGNORE).any() for item in items)
     added = {}
     for mode in ("full", "no_system", "no_template"):
-        loss = loss_of(base, tokenizer, mode, text=False)
+        make = labels_of(base, tokenizer, mode, text=False)
         for k, (record, item) in enumerate(zip(TALK, items, strict=True)):
             before = {name: value.clone() for name, value in item.items()}
-            got = loss(dict(item), record)
+            got = make(dict(item), record)
             assert all(torch.equal(item[name], before[name]) for name in item)  # the host's tensors are not written to
             own = item["labels"] != IGNORE
             assert torch.equal(got["labels"][own], item["labels"][own])
             taught = (got["labels"] != IGNORE) & ~own
             assert torch.equal(got["labels"][taught], item["input_ids"][taught])
             if "image" in record:
-                assert torch.equal(got["vgift_instruction"], taught)
+                assert torch.equal(instruction_of(got), taught)
             added[mode, k] = text_of(item["input_ids"][taught].tolist(), tokenizer)
-        assert loss.tally.counts() == {}
+        assert make.tally.counts() == {}
     assert [added["no_system", k] for k in range(4)] == [
         "Whatisit?Shortanswer:say.IsUSER:here?Sayitinonego!",
         "Whereistheünï😀?",
@@ -283,7 +264,7 @@ def test_full_leaves_out_bos_the_picture_and_its_newline_alone(host, tokenizers)
     base = base_of(host, "v1", TALK)
     for record in TALK[:3]:
         item = words_of(host, tokenizer, base, record)
-        got = loss_of(base, tokenizer, "full")(item, record)
+        got = labels_of(base, tokenizer, "full")(item, record)
         ids, masked = item["input_ids"].tolist(), (got["labels"] == IGNORE).tolist()
         place = ids.index(-200)
         beside = [k for k in range(len(ids)) if masked[k] and k != 0 and k != place]
@@ -306,8 +287,7 @@ def test_marks_around_the_picture_are_its_place(host, tokenizers, name):
     place, newline = item["input_ids"].tolist().index(-200), pieces.index("<0x0A>")
     assert pieces[place - 1] == "<im_start>" and pieces[place + 1] == "<im_end>"
     learned = {
-        mode: loss_of(base, tokenizer, mode)(item, record)["vgift_instruction"].tolist()
-        for mode in ("full", "no_system")
+        mode: instruction_of(labels_of(base, tokenizer, mode)(item, record)).tolist() for mode in ("full", "no_system")
     }
     assert not any(learned["full"][place - 1 : newline + 1])
     assert learned["full"][newline + 1] and learned["full"][pieces.index("<im_start>", newline)]
@@ -319,9 +299,9 @@ def test_records_without_a_picture_are_learned_where_the_flag_says_so(host, toke
     tokenizer = tokenizers["llama slow"]
     base = base_of(host, "v1", TALK)
     item = words_of(host, tokenizer, base, TALK[3])
-    assert loss_of(base, tokenizer, "no_system", text=False)(item, TALK[3]) is item
-    got = loss_of(base, tokenizer, "no_system", text=True)(item, TALK[3])
-    assert text_of(item["input_ids"][got["vgift_instruction"]].tolist(), tokenizer) == "Whatistwoplusthree?"
+    assert labels_of(base, tokenizer, "no_system", text=False)(item, TALK[3]) is item
+    got = labels_of(base, tokenizer, "no_system", text=True)(item, TALK[3])
+    assert text_of(item["input_ids"][instruction_of(got)].tolist(), tokenizer) == "Whatistwoplusthree?"
 
 
 @pytest.mark.parametrize("length", [*range(44, 75, 3), 1000])
@@ -330,16 +310,16 @@ def test_truncation_at_model_max_length(host, tokenizers, length):
     record = record_of([("What is ünï 😀😀 there?", "Yes.")] * 3, picture=False)
     tokenizer = copy.copy(tokenizers["llama slow"])
     base = base_of(host, "v1", [record])
-    loss = loss_of(base, tokenizer, "no_system")
+    make = labels_of(base, tokenizer, "no_system")
     complete = words_of(host, tokenizer, base, record)
     tokenizer.model_max_length = length
     cut = words_of(host, tokenizer, base, record)
     assert len(cut["input_ids"]) == min(length, len(complete["input_ids"]))
     labels = torch.full_like(cut["input_ids"], IGNORE)
     labels[0] = 7  # upstream masks all of a text whose every response is cut off
-    got = loss({"input_ids": cut["input_ids"], "labels": labels}, record)["vgift_instruction"]
-    assert loss.tally.counts() == {}
-    wanted = loss(complete, record)["vgift_instruction"][: len(got)]
+    got = instruction_of(make({"input_ids": cut["input_ids"], "labels": labels}, record))
+    assert make.tally.counts() == {}
+    wanted = instruction_of(make(complete, record))[: len(got)]
     differ = (got != wanted).nonzero().flatten().tolist()
     assert got.any()
     tail = tokenizer.convert_ids_to_tokens(cut["input_ids"][differ].tolist())
@@ -350,32 +330,30 @@ def test_truncation_at_model_max_length(host, tokenizers, length):
 def test_the_host_words_a_form_of_record_twice_and_no_other(host, tokenizers):
     tokenizer = tokenizers["llama slow"]
     base = base_of(host, "v1", TALK)
-    loss, calls = loss_of(base, tokenizer, "no_system"), []
-    speak = loss.layouts.speak
-    loss.layouts.speak = lambda record: calls.append(record) or speak(record)
+    make, calls = labels_of(base, tokenizer, "no_system"), []
+    encode = make.layouts.encode
+    make.layouts.encode = lambda record: calls.append(record) or encode(record)
     for k in range(8):
         record = record_of([(f"<image>\nIs number {k} here?", f"It is {k}.")])
-        assert loss(words_of(host, tokenizer, base, record), record)["vgift_instruction"].any()
+        assert instruction_of(make(words_of(host, tokenizer, base, record), record)).any()
     assert len(calls) == 1
 
 
 def test_what_cannot_be_learned_is_counted_and_stays_as_it_was(host, tokenizers):
-    from vgift_plugin.methods.l2t.layout import CHANGED
-
     tokenizer = tokenizers["llama slow"]
     base = base_of(host, "v1", TALK)
-    loss = loss_of(base, tokenizer, "no_system")
+    make = labels_of(base, tokenizer, "no_system")
     item = words_of(host, tokenizer, base, TALK[0])
     masked = {**item, "labels": torch.full_like(item["labels"], IGNORE)}
-    assert loss(masked, TALK[0]) is masked
+    assert make(masked, TALK[0]) is masked
     other = {**item, "input_ids": torch.cat([item["input_ids"][:-6], item["input_ids"][-7:]])}
     other["labels"] = other["input_ids"].clone()
-    assert loss(other, TALK[0]) is other
+    assert make(other, TALK[0]) is other
     late = record_of([("No picture?", "None.")])
     blind = words_of(host, tokenizer, base, late)
-    assert loss(blind, late) is blind
-    assert loss.tally.counts() == {
-        "instructions": {"all labels masked by LLaVA": 1, CHANGED: 1, "no picture before the instruction": 1}
+    assert make(blind, late) is blind
+    assert make.tally.counts() == {
+        "instructions": {"all labels masked by the host": 1, CHANGED: 1, "no picture before the instruction": 1}
     }
 
 
@@ -386,25 +364,11 @@ def test_an_instruction_before_its_picture_is_not_learned(host, tokenizers, mode
     late = record_of([("What comes now?", "A picture."), ("<image>\nWhich one?", "This.")])
     first = record_of([("What comes now?\n<image>", "A picture."), ("Which one?", "This.")])
     base = base_of(host, "v1", [late, first])
-    loss = loss_of(base, tokenizer, mode)
+    make = labels_of(base, tokenizer, mode)
     item = words_of(host, tokenizer, base, late)
-    assert (item["labels"] != IGNORE).any() and loss(item, late) is item
-    assert loss.tally.counts() == {"instructions": {"no picture before the instruction": 1}}
-    assert loss(words_of(host, tokenizer, base, first), first)["vgift_instruction"].any()
-
-
-def test_pieces_of_a_character_and_of_a_picture(tokenizers):
-    from vgift_plugin.methods.l2t.pieces import Pieces
-
-    for tokenizer in tokenizers.values():
-        ids = tokenizer("aß 😀").input_ids
-        pieces = Pieces(tokenizer)
-        text, spans = pieces.read([*ids[:2], -200, *ids[2:]])
-        assert text.removeprefix("<s>").strip() == "aß 😀"
-        assert spans[2][0] == spans[2][1]
-        assert "".join(sorted(set("".join(text[a:b] for a, b in spans)))) == "".join(sorted(set(text)))
-        cut, places = pieces.read(ids[:-1])
-        assert re.fullmatch(re.escape(text[:-1]) + "[\udc80-\udcff]+", cut) and len(places) == len(ids) - 1
+    assert (item["labels"] != IGNORE).any() and make(item, late) is item
+    assert make.tally.counts() == {"instructions": {"no picture before the instruction": 1}}
+    assert instruction_of(make(words_of(host, tokenizer, base, first), first)).any()
 
 
 def test_informative_fillings_alone_are_learned_of_a_self_supervised_sample(host, tokenizers, photos):
@@ -419,400 +383,37 @@ def test_informative_fillings_alone_are_learned_of_a_self_supervised_sample(host
         record = sample.record("s", "")
         item = words_of(host, tokenizer, base, record)
         got = {
-            mode: loss_of(base, tokenizer, mode).of_sample(item, sample, "s")
+            mode: labels_of(base, tokenizer, mode).of_sample(item, sample, "s")
             for mode in ("full", "no_system", "no_template")
         }
-        told = {
-            mode: text_of(item["input_ids"][one["vgift_instruction"]].tolist(), tokenizer) for mode, one in got.items()
-        }
+        told = {mode: text_of(item["input_ids"][instruction_of(one)].tolist(), tokenizer) for mode, one in got.items()}
         assert told["no_system"] == "".join(sample.instruction.split()) and told["no_system"] in told["full"]
         colors = "".join("".join(sample.instruction[a:b].split()) for a, b in sample.informative)
         assert told["no_template"] == colors and bool(colors) == learned
         assert not learned or colors.startswith("1.RGB(")
 
 
-def test_folded_labels_come_back_from_padding_and_cutting(host, tokenizers):
-    from vgift_plugin.methods.l2t.losses import InstructCollator
-
-    tokenizer = copy.copy(tokenizers["llama slow"])
-    base = base_of(host, "v1", TALK)
-    loss = loss_of(base, tokenizer, "no_system", text=False)
-    tokenizer.model_max_length = 80
-    items = [loss(words_of(host, tokenizers["llama slow"], base, record), record) for record in TALK]
-    collator = host.DataCollatorForSupervisedDataset(tokenizer=tokenizer)
-    plain = collator([{name: item[name] for name in ("input_ids", "labels")} for item in items])
-    batch = pickle.loads(pickle.dumps(InstructCollator(collator)))(items)
-    instruction = batch.pop("vgift_instruction")
-    assert batch.keys() == plain.keys() and all(torch.equal(batch[name], plain[name]) for name in plain)
-    assert (
-        instruction.shape == plain["labels"].shape == (4, 80)
-        and instruction[:3].any(1).all()
-        and not instruction[3].any()
-    )
-    assert torch.equal(plain["labels"][instruction], plain["input_ids"][instruction])
-    assert InstructCollator(collator).tokenizer is tokenizer
-
-
-def test_another_way_of_wording_records_is_told(host, tokenizers):
-    from vgift_plugin.methods.l2t.instruction import TextPath
-
+def test_another_way_of_wording_records_is_told(tokenizers):
     with pytest.raises(HostMismatchError, match="expected the functions preprocess and preprocess_multimodal"):
-        TextPath(object(), tokenizers["llama slow"])
+        HOST.text_path(object(), tokenizers["llama slow"], UNLIMITED)
 
 
-@pytest.fixture
-def attached(host):
-    from vgift_plugin import attach, detach
+def test_a_packed_item_is_labelled_conversation_by_conversation(host, tokenizers):
+    """As hosts make it that lay several conversations into one row, whose labels have a first dimension of one."""
+    tokenizer = tokenizers["llama slow"]
+    base = base_of(host, "v1", TALK)
+    alone = [words_of(host, tokenizer, base, record) for record in TALK]
+    ends = [sum(len(item["labels"]) for item in alone[:k]) for k in range(5)]
 
-    attach(host)
-    yield host
-    detach(host)
+    class Packing(LLaVA):
+        def segments(self, dataset, index, item):
+            return [(slice(*ends[k : k + 2]), record) for k, record in enumerate(TALK)]
 
-
-@pytest.fixture
-def data_module(attached, tokenizers, tiny, photos, data_path):
-    """Makes the data module of a run as upstream's train() does."""
-
-    def make(version="v1", multimodal=True, **flags):
-        flags = {"data_path": str(data_path), "image_folder": str(photos), "image_aspect_ratio": "pad", **flags}
-        data_args = attached.DataArguments(**flags)
-        data_args.image_processor = transformers.CLIPImageProcessor.from_pretrained(tiny[1])
-        data_args.is_multimodal, data_args.mm_use_im_start_end = multimodal, False
-        attached.conversation_lib.default_conversation = attached.conversation_lib.conv_templates[version]
-        return attached.make_supervised_data_module(tokenizer=tokenizers["llama slow"], data_args=data_args)
-
-    return make
-
-
-def test_base_samples_keep_all_but_their_labels(data_module, records):
-    upstream, taught = (data_module(instruct_loss=mode) for mode in ("none", "no_system"))
-    assert type(upstream["train_dataset"]).__name__ == "LazySupervisedDataset" and "callbacks" not in upstream
-    for k, record in enumerate(records):
-        ours, theirs = taught["train_dataset"][k], upstream["train_dataset"][k]
-        learned = ours.pop("vgift_instruction", None)
-        assert (learned is not None) == ("image" in record)
-        assert ours.keys() == theirs.keys()
-        for name in theirs:
-            same = torch.equal(ours[name], theirs[name])
-            assert same or (name == "labels" and learned is not None)
-        if learned is not None:
-            assert torch.equal(torch.where(learned, IGNORE, ours["labels"]), theirs["labels"]) and learned.any()
-    dataset = taught["train_dataset"]
-    assert dataset.modality_lengths == upstream["train_dataset"].modality_lengths and len(dataset) == len(records)
-
-
-def test_samples_of_tasks_and_base_records_in_one_spawned_mixture(data_module, records):
-    """What gives labels crosses to a worker; the labels do not depend on where they are made."""
-    dataset = data_module(instruct_loss="no_system", ssl_tasks="color,rotation", ssl_ratio=0.25)["train_dataset"]
-    base, speak = pickle.loads(pickle.dumps((dataset.base, dataset.speak)))
-    assert len(dataset) == len(records) + 4
-    assert torch.equal(dataset[0]["labels"], base[0]["labels"]) and base[0]["vgift_instruction"].any()
-    for k in (len(records), len(records) + 3):
-        stream, j = dataset.plan(k)
-        assert torch.equal(dataset[k]["labels"], speak(stream(0, j), "twin")["labels"])
-        assert dataset[k]["vgift_instruction"].any()
-
-
-def test_plain_pretraining_has_no_instruction_to_learn(data_module, caplog, monkeypatch, tmp_path, records):
-    import logging
-
-    monkeypatch.setattr(logging.getLogger("vgift_plugin"), "propagate", True)
-    caplog.set_level("INFO")
-    (tmp_path / "pretrain.json").write_text(json.dumps([record for record in records if "image" in record]))
-    made = data_module("plain", instruct_loss="full", data_path=str(tmp_path / "pretrain.json"))
-    assert type(made["train_dataset"]).__name__ == "LazySupervisedDataset" and "callbacks" not in made
-    assert "--instruct_loss full is off: the template leaves the instruction out" in caplog.text
-
-
-@pytest.mark.parametrize("mode", ["full", "no_system"])
-def test_captions_before_the_first_instruction_are_no_misfit(data_module, tmp_path, records, mode):
-    """A corpus put together of captions, which ask nothing, and conversations."""
-    captions = [{**records[0], "id": f"c{k}"} for k in range(12)]
-    for caption in captions:
-        human, answer = records[0]["conversations"]
-        caption["conversations"] = [{**human, "value": IMAGE}, answer]
-    (tmp_path / "captions.json").write_text(json.dumps([*captions, records[1]]))
-    dataset = data_module(instruct_loss=mode, data_path=str(tmp_path / "captions.json"))["train_dataset"]
-    assert dataset[12]["vgift_instruction"].any()
-    (tmp_path / "captions.json").write_text(json.dumps(captions))
-    with pytest.raises(ConfigError, match=f"--instruct_loss {mode}: none of the base records .* has an instruction"):
-        data_module(instruct_loss=mode, data_path=str(tmp_path / "captions.json"))
-
-
-def test_what_is_done_is_said_in_the_log(data_module, caplog, monkeypatch):
-    import logging
-
-    monkeypatch.setattr(logging.getLogger("vgift_plugin"), "propagate", True)
-    caplog.set_level("INFO")
-    data_module(instruct_loss="no_template", instruct_loss_weight=0.5)
-    assert "of 12 of 16 base records" in caplog.text and "counts 0.5 times in the loss" in caplog.text
-    assert "no sentence is a task template, so nothing of them is left out" in caplog.text
-    caplog.clear()
-    data_module(instruct_loss="no_template", instruct_template_count=1)
-    assert "times in the loss" not in caplog.text
-    assert "task templates, left out: 16, all in vgift_templates.json; the first:\n  What does" in caplog.text
-
-
-def test_what_can_never_be_learned_is_told_before_the_first_step(data_module, attached, tmp_path, records, monkeypatch):
-    (tmp_path / "text.json").write_text(json.dumps([record for record in records if "image" not in record]))
-    with pytest.raises(ConfigError, match=r"none of the 4 base records has a picture.*--instruct_loss_text True"):
-        data_module(instruct_loss="full", data_path=str(tmp_path / "text.json"))
-    with pytest.raises(ConfigError, match="this run has no --vision_tower"):
-        data_module(instruct_loss="full", multimodal=False)
-    with pytest.raises(SelfTestError, match=r"--instruct_loss full .*all labels masked by LLaVA"):
-        data_module("mpt", instruct_loss="full")
-    preprocess = attached.preprocess
-
-    def shouting(sources, tokenizer, has_image=False):
-        for source in sources:
-            for turn in source:
-                turn["value"] = turn["value"].replace("\ue000", "").upper().replace("<IMAGE>", IMAGE)
-        return preprocess(sources, tokenizer, has_image=has_image)
-
-    monkeypatch.setattr(attached, "preprocess", shouting)
-    with pytest.raises(SelfTestError, match="tokenised otherwise with marks around it"):
-        data_module(instruct_loss="no_system")
-
-
-def test_a_file_of_templates_and_those_of_the_corpus(data_module, tmp_path, records, tokenizers):
-    from vgift_plugin.methods.l2t.templates import find
-
-    said = "What does picture 0 show?"
-    (tmp_path / "templates.json").write_text(json.dumps([said]))
-    given = {"instruct_loss": "no_template", "instruct_templates": str(tmp_path / "templates.json")}
-    dataset = data_module(**given)["train_dataset"]
-    assert not dataset[0]["vgift_instruction"].any() and dataset[1]["vgift_instruction"].any()
-    found = find(records, 0.001, 1).sentences()
-    assert said in found
-    corpus = data_module(instruct_loss="no_template", instruct_template_count=1)["train_dataset"]
-    assert not any(corpus[k]["vgift_instruction"].any() for k in range(16) if "image" in records[k])
-    (tmp_path / "templates.json").write_text('{"templates": [{"count": 1}, 7]}')
-    with pytest.raises(ConfigError, match=r"2 mistakes(.|\n)*templates.json: entry 1(.|\n)*entry 2 is 7"):
-        data_module(**given)
-
-
-def test_published_samples_are_records_like_others(data_module, release, tmp_path):
-    root, metadata, records = release
-    records = records[::-1]  # the first ones, tried before the first step, have no picture on disk
-    (tmp_path / "published.json").write_text(json.dumps(records))
-    own = {"data_path": str(tmp_path / "published.json"), "image_folder": str(root), "ssl_replay": str(metadata)}
-    dataset = data_module(instruct_loss="no_system", **own)["train_dataset"]
-    assert records[0]["image"].endswith("_correspondence.jpg") and dataset[0]["vgift_instruction"].any()
-
-
-def run(flags, command):
-    return call([*VGIFT, "run", *arguments(flags), "--", *command])
-
-
-def log_of(done):
-    return f"{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
-
-
-def losses(out):
-    """Returns the logged steps of a run."""
-    history = json.loads((out / "trainer_state.json").read_text())["log_history"]
-    return [entry for entry in history if "loss" in entry]
-
-
-def test_the_losses_apart_are_what_the_model_says_of_each_alone(tiny_llava, data_module):
-    """With micro-batches, and beside the model's own loss, which stays the same number."""
-    from vgift_plugin.hosts.model_hooks import Inside
-    from vgift_plugin.methods.l2t.losses import ResponseLoss
-
-    made = data_module(instruct_loss="full")
-    batches = [made["data_collator"]([made["train_dataset"][k] for k in some]) for some in ((0, 1, 3), (4, 5))]
-    apart = ResponseLoss()
-    inside = Inside([apart])
-    sums = {"response_loss": [0.0, 0], "instruction_loss": [0.0, 0]}
-    tiny_llava.train()
-    try:
-        for batch in batches:
-            known = {name: value for name, value in batch.items() if name != "vgift_instruction"}
-            for name, other in (
-                ("response_loss", batch["vgift_instruction"]),
-                ("instruction_loss", ~batch["vgift_instruction"]),
-            ):
-                alone = torch.where(other, IGNORE, batch["labels"])
-                count = int((alone != IGNORE).sum())
-                sums[name][0] += float(tiny_llava(**{**known, "labels": alone}).loss.detach()) * count
-                sums[name][1] += count
-            plain = tiny_llava(**known)
-            inside.attach(tiny_llava)
-            with pytest.raises(TypeError):
-                type(tiny_llava).forward(tiny_llava, **batch)
-            told = tiny_llava(**batch)
-            inside.detach()
-            assert torch.equal(told.loss, plain.loss) and torch.equal(told.logits, plain.logits)
-        assert apart.take() == pytest.approx({name: total / count for name, (total, count) in sums.items()}, abs=1e-5)
-        assert apart.take() == {}
-    finally:
-        inside.detach()
-        tiny_llava.eval()
-
-
-@pytest.mark.parametrize("weight", [0.0, 0.25, 3.0])
-def test_weighted_tokens_are_counted_as_often(tiny_llava, data_module, weight):
-    """Loss and gradients, against the sums over each kind of token by themselves; 0 is upstream's own loss."""
-    from vgift_plugin.hosts.model_hooks import Inside
-    from vgift_plugin.methods.l2t.losses import ResponseLoss
-
-    made = data_module(instruct_loss="full")
-    batch = made["data_collator"]([made["train_dataset"][k] for k in (0, 1, 3)])
-    known = {name: value for name, value in batch.items() if name != "vgift_instruction"}
-    total = count = 0
-    head, inside = tiny_llava.lm_head.weight, Inside([ResponseLoss(weight)])
-    tiny_llava.train()
-    try:
-        for others, factor in ((batch["vgift_instruction"], 1.0), (~batch["vgift_instruction"], weight)):
-            alone = torch.where(others, IGNORE, batch["labels"])
-            tokens = int((alone != IGNORE).sum())
-            total = total + factor * tokens * tiny_llava(**{**known, "labels": alone}).loss
-            count += factor * tokens
-        expected = torch.autograd.grad(total / count, head)[0]
-        inside.attach(tiny_llava)
-        told = tiny_llava(**batch)
-        assert float(told.loss) == pytest.approx(float(total / count), abs=1e-5) and told["loss"] is told.loss
-        assert torch.allclose(torch.autograd.grad(told.loss, head)[0], expected, atol=1e-6)
-        inside.detach()
-        plain = {**known, "labels": torch.where(batch["vgift_instruction"], IGNORE, batch["labels"])}
-        assert weight or float(told.loss) == pytest.approx(float(tiny_llava(**plain).loss), abs=1e-5)
-    finally:
-        inside.detach()
-        tiny_llava.eval()
-
-
-def test_instructions_alone_weigh_nothing_with_weight_zero(tiny_llava, data_module):
-    """A batch whose every response was cut off."""
-    from vgift_plugin.hosts.model_hooks import Inside
-    from vgift_plugin.methods.l2t.losses import ResponseLoss
-
-    made = data_module(instruct_loss="full")
-    batch = made["data_collator"]([made["train_dataset"][k] for k in (0, 1)])
-    batch["labels"] = torch.where(batch["vgift_instruction"], batch["labels"], IGNORE)
-    inside = Inside([ResponseLoss(0.0)])
-    inside.attach(tiny_llava.train())
-    try:
-        loss = tiny_llava(**batch).loss
-        assert float(loss.detach()) == 0
-        assert not torch.autograd.grad(loss, tiny_llava.lm_head.weight)[0].any()
-    finally:
-        inside.detach()
-        tiny_llava.eval()
-
-
-def test_a_loss_that_cannot_be_weighed_is_told(tiny_llava, data_module):
-    from vgift_plugin.hosts.model_hooks import Inside
-    from vgift_plugin.methods.l2t.losses import ResponseLoss
-
-    class Fused:
-        def forward(self, module, args, kwargs, output):
-            output.logits = None
-            return type(output)(loss=output.loss)
-
-    made = data_module(instruct_loss="full")
-    batch = made["data_collator"]([made["train_dataset"][k] for k in (0, 1)])
-    for weight, message in ((1.0, None), (0.5, "--instruct_loss_weight 0.5: LlavaLlamaForCausalLM returns no loss")):
-        apart = ResponseLoss(weight)
-        inside = Inside([apart, Fused()])
-        inside.attach(tiny_llava.train())
-        try:
-            if message is None:
-                assert math.isfinite(float(tiny_llava(**batch).loss.detach())) and apart.take() == {}
-            else:
-                with pytest.raises(HostMismatchError, match=message):
-                    tiny_llava(**batch)
-        finally:
-            inside.detach()
-            tiny_llava.eval()
-
-
-def test_two_ranks_share_the_templates_and_log_the_losses_apart(tmp_path, train_flags, records):
-    for record in records:
-        human, answer = record["conversations"]
-        asked = {**record, "conversations": [{**human, "value": f"{human['value']}\nIn one word."}, answer]}
-        records = [*records[1:], asked]
-    (tmp_path / "asked.json").write_text(json.dumps(records))
-    steps = {}
-    for name, launcher, size in (
-        ("one", [sys.executable], 16),
-        ("two", torchrun(), 8),
-    ):
-        out = tmp_path / name
-        batch = {"per_device_train_batch_size": size, "max_steps": 2, "data_path": tmp_path / "asked.json"}
-        command = [*launcher, TRAIN, *arguments({**train_flags, **batch}, output_dir=out, report_to="tensorboard")]
-        done = run({"instruct_loss": "no_template", "instruct_template_count": 2}, command)
-        assert done.returncode == 0, log_of(done)
-        assert done.stderr.count("instructions are learned of 12 of 16 base records") == 1
-        assert "no instruction had to be left out" in done.stderr
-        templates = json.loads((out / "vgift_templates.json").read_text())
-        assert templates["about"]["human_turns"] == 16
-        assert templates["templates"] == [{"count": 16, "share": 1.0, "sentence": "In one word."}]
-        steps[name] = losses(out)
-        for step in steps[name]:
-            low, high = sorted([step["response_loss"], step["instruction_loss"]])
-            assert low < step["loss"] < high
-        assert "'response_loss'" in done.stdout
-        assert b"train/response_loss" in b"".join(path.read_bytes() for path in out.rglob("events.out*"))
-    assert len(steps["one"]) == len(steps["two"]) == 2
-
-
-def test_a_run_that_was_to_learn_instructions_and_did_not_fails(tmp_path):
-    done = run({"instruct_loss": "no_system"}, ["true"])
-    assert done.returncode == 3 and "ended well WITHOUT the loss on instructions" in done.stderr
-
-
-COLORS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 210), "white": (240, 240, 240)}
-
-
-@pytest.fixture(scope="module")
-def colored(tmp_path_factory):
-    """Flat pictures whose colour the instruction names, so that it can be told by looking alone: (folder, train, held
-    out)."""
-    folder = tmp_path_factory.mktemp("colored")
-    made = []
-    for k in range(400):
-        name, rgb = list(COLORS.items())[k * 7 % 4]
-        shade = tuple(min(255, value + k * 37 % 23) for value in rgb)
-        Image.new("RGB", (28, 28), shade).save(folder / f"{k}.png")
-        record = record_of([(f"<image>\nIt is {name}.", "Yes.")])
-        made.append({**record, "id": str(k), "image": f"{k}.png"})
-    (folder / "train.json").write_text(json.dumps(made[:360]))
-    return folder, made[360:]
-
-
-def instruction_entropy(out, tiny, host, tokenizer, folder, held_out):
-    """Returns the cross-entropy of held-out instructions, in nats an instruction."""
-    from llava.model import LlavaLlamaForCausalLM
-
-    model = LlavaLlamaForCausalLM.from_pretrained(out, low_cpu_mem_usage=False)
-    tower = model.get_vision_tower()
-    tower.load_model()
-    model.eval()
-    base = base_of(host, "v1", held_out)
-    loss, total = loss_of(base, tokenizer, "no_system"), 0.0
-    processor = transformers.CLIPImageProcessor.from_pretrained(tiny[1])
-    for record in held_out:
-        item = loss(words_of(host, tokenizer, base, record), record)
-        labels = torch.where(item["vgift_instruction"], item["labels"], IGNORE)
-        pixels = processor.preprocess(Image.open(folder / record["image"]), return_tensors="pt")["pixel_values"]
-        with torch.no_grad():
-            told = model(input_ids=item["input_ids"][None], labels=labels[None], images=pixels)
-        total += float(told.loss) * int((labels != IGNORE).sum())
-    return total / len(held_out)
-
-
-def test_instructions_are_learned_from_pictures_with_the_flag_alone(
-    colored, tiny, host, tokenizers, train_flags, tmp_path
-):
-    """Blind, no model can tell four equally frequent colours better than by ln 4 nats an instruction."""
-    folder, held_out = colored
-    blind = math.log(len(COLORS))
-    own = {"data_path": folder / "train.json", "image_folder": folder, "learning_rate": 0.01, "num_train_epochs": 4}
-    own |= {"per_device_train_batch_size": 12, "logging_steps": 20, "lr_scheduler_type": "cosine"}
-    entropy = {}
-    for mode in ("no_system", "none"):
-        command = [sys.executable, TRAIN, *arguments({**train_flags, **own}, output_dir=tmp_path / mode)]
-        done = run({"instruct_loss": mode}, command)
-        assert done.returncode == 0, log_of(done)
-        entropy[mode] = instruction_entropy(tmp_path / mode, tiny, host, tokenizers["llama slow"], folder, held_out)
-    assert entropy["no_system"] < blind / 2 and entropy["none"] > 2 * blind, entropy
+    packed = [{name: torch.cat([item[name] for item in alone])[None] for name in alone[0]}]
+    got = InstructedDataset(Packing(), packed, labels_of(base, tokenizer, "no_template", text=False))[0]
+    single = labels_of(base, tokenizer, "no_template", text=False)
+    expected = [single(item, record) for item, record in zip(alone, TALK, strict=True)]
+    masks = [instruction_of(item) if KEY in item else torch.zeros(len(item["labels"])).bool() for item in expected]
+    assert torch.equal(got["labels"], torch.cat([item["labels"] for item in expected])[None])
+    assert torch.equal(instruction_of(got), torch.cat(masks)[None]) and sum(map(torch.any, masks)) == 3
+    assert got["input_ids"] is packed[0]["input_ids"]

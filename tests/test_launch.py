@@ -9,19 +9,24 @@ from urllib.parse import unquote
 
 import pytest
 from conftest import ROOT, VGIFT, call
+from test_preferences import HEADER, ROW
+
+from vgift_plugin.errors import ConfigError, HookError
+from vgift_plugin.launch import run
 
 RUN = [*VGIFT, "run"]
 ROTATION = ["--ssl_tasks", "rotation"]
 
 
 def test_the_flags_travel_as_quoted_json_below_a_python_name():
-    code = "import os, sys; print(os.environ['PYTHON_VGIFT'], sys.argv[1:])"
+    code = "import os, sys; print(os.environ['PYTHON_VGIFT'], os.environ['PYTHON_VGIFT_MODULES'], sys.argv[1:])"
     done = call([*RUN, "--ssl_ratio", "0.05", "--", "bash", "-c", f'{sys.executable} -c "{code}" "a b" --ssl_ratio 1'])
     assert done.returncode == 0, done.stderr
-    quoted, _, rest = done.stdout.partition(" ")
+    quoted, modules, rest = done.stdout.split(" ", 2)
+    assert "llava.train.train" in modules.split(",")
     assert json.loads(unquote(quoted))["flags"] == {"ssl_ratio": 0.05}
-    assert set(quoted) <= set(
-        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789%._-~"
+    assert set(quoted + modules) <= set(
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789%._-~,"
     )  # bare in any shell
     assert rest.strip() == "['a b', '--ssl_ratio', '1']"
 
@@ -53,6 +58,33 @@ def test_success_without_the_hook_is_a_failure():
     done = call([*RUN, *ROTATION, "--", "true"])
     assert done.returncode == 3
     assert "WITHOUT self-supervised samples" in done.stderr and "PYTHONPATH" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"ssl_replay": "."}, "self-supervised samples"),
+        ({"instruct_loss": "no_system"}, "the loss on instructions"),
+        ({"visual_token_drop": 0.5, "tune_vision_tower": True}, "--visual_token_drop and --tune_vision_tower"),
+        ({"preference_data": "prefs.jsonl"}, "--preference_data"),
+        ({"instruct_loss": "full", "ssl_tasks": "color"}, "the loss on instructions and self-supervised samples"),
+    ],
+)
+def test_what_a_run_went_without_is_said_in_words(tmp_path, monkeypatch, flags, words):
+    (tmp_path / "prefs.jsonl").write_text("".join(json.dumps(one) + "\n" for one in (HEADER, ROW)))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(HookError, match=f"ended well WITHOUT {words}: no Python below it") as caught:
+        run(["true"], flags)
+    assert caught.value.exit_status == 3
+    with pytest.raises(ConfigError, match="cannot start"):
+        run(["no-such-program"], flags)
+
+
+def test_switches_are_read_as_transformers_parser_reads_them():
+    assert call([*RUN, "--tune_vision_tower", "no", "--", "true"]).returncode == 0
+    assert call([*RUN, "--tune_vision_tower", "--", "true"]).returncode == 3
+    done = call([*RUN, "--tune_vision_tower", "perhaps", "--", "true"])
+    assert done.returncode == 2 and "'perhaps' is neither True nor False" in done.stderr
 
 
 def test_signals_to_the_launcher_reach_the_command():
@@ -103,9 +135,9 @@ def test_a_python_without_the_plugin_refuses_to_train_and_does_the_rest(tmp_path
         path.touch()
     folders = [str(ROOT / "vgift_plugin" / "_bootstrap"), str(tmp_path)]
     start = f"import sys; sys.path[:0] = {folders!r}; import sitecustomize; "
-    other = [sys.executable, "-I", "-S", "-c"]
-    assert call([*other, start + "import json, llava; print('fine')"]).stdout == "fine\n"
-    done = call([*other, start + "import llava.train.train"])
+    other, below = [sys.executable, "-I", "-S", "-c"], {"PYTHON_VGIFT_MODULES": "x.y,llava.train.train"}
+    assert call([*other, start + "import json, llava; print('fine')"], **below).stdout == "fine\n"
+    done = call([*other, start + "import llava.train.train"], **below)
     assert done.returncode == 1 and "lacks vgift-plugin" in done.stderr
 
 

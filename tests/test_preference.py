@@ -10,8 +10,10 @@ from test_llava_train import log_of, run, script
 
 from vgift_plugin.data.seeding import generator
 from vgift_plugin.errors import ConfigError, HostMismatchError, SelfTestError
+from vgift_plugin.hosts.llava import LLaVA
 
 pytestmark = pytest.mark.host
+HOST = LLaVA()
 RECORDED = ROOT / "tests" / "recorded_weights.py"
 HEADER = {"vgift": "preferences", "version": 1, "template": "v1", "model": "tiny", "settings": {}}
 LORA = {"lora_enable": True, "lora_r": 8, "lora_alpha": 16}
@@ -93,9 +95,21 @@ def trainer_of(attached, tiny, tokenizer, data_args, tmp_path):
 
 
 def loss_of(trainer):
-    from vgift_plugin.methods.stic.preference_loss import PreferenceLoss
+    from vgift_plugin.methods.stic.loss import PreferenceLoss
 
     return next(one for one in trainer.callback_handler.callbacks if isinstance(one, PreferenceLoss))
+
+
+def projector_of(model):
+    return HOST.projector(HOST.model(model))
+
+
+def hooked(loss, model):
+    from vgift_plugin.hosts.model_hooks import ModelHooks
+
+    hooks = ModelHooks(HOST, [loss])
+    hooks.attach(HOST.model(model))
+    return hooks
 
 
 def batch_of(trainer, *places):
@@ -111,7 +125,8 @@ def logits_of(model, batch):
 
 def test_items_and_batches_are_the_hosts_own(module_of, pairs, tmp_path, photos):
     import torch
-    from vgift_plugin.methods.stic.preference_data import SIDES, record_of
+
+    from vgift_plugin.methods.stic.dataset import SIDES, record_of
 
     rows = rows_of(photos, 5)
     (tmp_path / "records.json").write_text(json.dumps([record_of(row, side) for side in SIDES for row in rows]))
@@ -133,8 +148,6 @@ def test_items_and_batches_are_the_hosts_own(module_of, pairs, tmp_path, photos)
 def test_the_reference_is_the_model_as_it_was_before_and_after_training(trainer_of, pairs, tiny):
     """Dropout in adapters and attention and a trained projector included; nothing of it is left on the model."""
     import torch
-
-    from vgift_plugin.methods.stic.reference import projector_of
 
     original = build_llava(*tiny)
 
@@ -170,8 +183,6 @@ def test_the_reference_is_what_training_begins_with_and_not_what_the_trainer_was
     """Between the two, DDP gives all ranks the projector of the first."""
     import torch
 
-    from vgift_plugin.methods.stic.reference import projector_of
-
     trainer = trainer_of(pairs(4), max_steps=1)
     with torch.no_grad():
         for weight in projector_of(trainer.model).parameters():
@@ -185,8 +196,6 @@ def test_the_reference_is_what_training_begins_with_and_not_what_the_trainer_was
 def test_the_loss_is_what_single_rows_by_hand_give(trainer_of, pairs, tiny):
     """Pairs of different lengths in one padded batch, after some training, against rows alone in float64."""
     import torch
-
-    from vgift_plugin.hosts.model_hooks import Inside, find_host
 
     original = build_llava(*tiny)
     trainer = trainer_of(pairs(8), learning_rate=3e-2, data={"dpo_beta": 0.5, "dpo_alpha": 0.25})
@@ -212,8 +221,7 @@ def test_the_loss_is_what_single_rows_by_hand_give(trainer_of, pairs, tiny):
     for k in range(3):
         margin = 0.5 * ((policy[k] - reference[k]) - (policy[3 + k] - reference[3 + k]))
         expected += (torch.log1p(torch.exp(torch.tensor(-margin, dtype=torch.float64))).item() - 0.25 * policy[k]) / 3
-    inside = Inside([loss])
-    inside.attach(find_host(model))
+    hooks = hooked(loss, model)
     try:
         found, outputs = loss(model, model, batch)
         assert outputs.loss is None  # the host's own loss is not computed
@@ -221,21 +229,18 @@ def test_the_loss_is_what_single_rows_by_hand_give(trainer_of, pairs, tiny):
         assert loss.logps(model, batch)[0].tolist() == pytest.approx(policy, rel=1e-5)
         assert max(abs(a - b) for a, b in zip(policy, reference, strict=True)) > 1
     finally:
-        inside.detach()
+        hooks.detach()
 
 
 def test_what_is_logged_is_of_all_batches_since_the_last_log(trainer_of, pairs):
     import torch
 
-    from vgift_plugin.hosts.model_hooks import Inside, find_host
-
     trainer = trainer_of(pairs(16), gradient_accumulation_steps=2, logging_steps=2, learning_rate=0.0)
     loss, model = loss_of(trainer), trainer.model
-    inside = Inside([loss])
-    inside.attach(find_host(model))
+    hooks = hooked(loss, model)
     with torch.no_grad():
         chosen, rejected = loss.logps(model, batch_of(trainer, *range(16)))[0].view(2, -1).mean(1).tolist()
-    inside.detach()
+    hooks.detach()
     trainer.train()
     (logged,) = [one for one in trainer.state.log_history if "loss" in one]  # after two steps of two batches of four
     assert (logged["logps/chosen"], logged["logps/rejected"]) == pytest.approx((chosen, rejected), rel=1e-6)
@@ -244,8 +249,6 @@ def test_what_is_logged_is_of_all_batches_since_the_last_log(trainer_of, pairs):
 def test_a_rule_is_learned_and_holds_for_pairs_never_seen(trainer_of, pairs, photos, tmp_path):
     import torch
 
-    from vgift_plugin.hosts.model_hooks import Inside, find_host
-
     trainer = trainer_of(pairs(64), learning_rate=2e-2, num_train_epochs=2, per_device_train_batch_size=8)
     held_out = trainer_of(pairs(40, first=64, name="other.jsonl"))
     batch = batch_of(held_out, *range(40))
@@ -253,11 +256,10 @@ def test_a_rule_is_learned_and_holds_for_pairs_never_seen(trainer_of, pairs, pho
     loss, model = loss_of(trainer), trainer.model
 
     def of_two(net):
-        inside = Inside([loss])
-        inside.attach(find_host(net))
+        hooks = hooked(loss, net)
         with torch.no_grad():
             logps = loss.logps(net.eval(), batch)[0].view(2, -1)
-        inside.detach()
+        hooks.detach()
         return logps
 
     before = of_two(model)
@@ -339,7 +341,7 @@ def test_zero_spreads_the_model_and_leaves_the_reference(tmp_path, tiny):
 def test_a_resumed_run_has_the_reference_it_began_with(trainer_of, pairs, tmp_path, monkeypatch):
     import torch
 
-    from vgift_plugin.methods.stic.reference import PROJECTOR_FILE, projector_of
+    from vgift_plugin.methods.stic.reference import PROJECTOR_FILE
 
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # torch from 2.6 on cannot resume otherwise
     settings = {"save_strategy": "steps", "save_steps": 1, "learning_rate": 1e-2}
@@ -404,10 +406,7 @@ def test_what_cannot_be_a_reference_is_refused_before_training(trainer_of, pairs
         loss_of(trainer).reference.on_init_end(SimpleNamespace(fsdp=["full_shard"]), None, None, model=trainer.model)
 
 
-def test_responses_that_are_cut_off_are_counted(trainer_of, pairs, caplog, monkeypatch):
-    import logging
-
-    monkeypatch.setattr(logging.getLogger("vgift_plugin"), "propagate", True)
+def test_responses_that_are_cut_off_are_counted(trainer_of, pairs, caplog):
     trainer = trainer_of(pairs())
     lengths = [[len(one["labels"]) + 3 for one in trainer.train_dataset[k].values()] for k in range(8)]  # 4 tokens see
     chosen, rejected = zip(*lengths, strict=True)
@@ -427,10 +426,7 @@ def test_responses_that_are_cut_off_are_counted(trainer_of, pairs, caplog, monke
         trainer_of(pairs(), limit=int(starts[0]))
 
 
-def test_pairs_of_another_model_are_told(trainer_of, pairs, tiny, caplog, monkeypatch):
-    import logging
-
-    monkeypatch.setattr(logging.getLogger("vgift_plugin"), "propagate", True)
+def test_pairs_of_another_model_are_told(trainer_of, pairs, tiny, caplog):
     trainer_of(pairs(model=f"elsewhere/{tiny[0].name}"))
     assert "the pairs were written by" not in caplog.text
     trainer_of(pairs(model="llava-v1.5-7b"))
@@ -463,60 +459,3 @@ def test_a_file_that_does_not_fit_the_run_is_refused(module_of, pairs, tmp_path,
     monkeypatch.setattr(attached, "preprocess", teaches_prompts)
     with pytest.raises(SelfTestError, match=r"row 'p0' .* the labels decode to .A chat .* instead of the chosen"):
         module_of(preference_data=pairs())
-
-
-def test_a_run_that_does_not_see_is_refused(attached, tokenizer, data_args, pairs):
-    arguments = data_args(preference_data=pairs())
-    arguments.is_multimodal = False
-    with pytest.raises(ConfigError, match="this run has no --vision_tower"):
-        attached.make_supervised_data_module(tokenizer=tokenizer, data_args=arguments)
-
-
-def test_ranks_compare_the_pairs_and_the_loss(pairs, module_of, monkeypatch):
-    from vgift_plugin.methods.stic.preference import facts
-
-    from vgift_plugin.hosts.ranks import differences
-    from vgift_plugin.methods.stic.preferences import read
-    from vgift_plugin.methods.vgift.flags import Flags
-
-    one, two = read(pairs(3)), read(pairs(3))
-    two.rows[1]["rejected"] += " And more."
-    told = differences([facts(Flags(), one), facts(Flags(dpo_beta=0.2), two)])
-    assert "--dpo_beta: 0.1 on rank 0; 0.2 on rank 1" in told and "--preference_data: 3 (" in told
-    assert not differences([facts(Flags(), one), facts(Flags(), read(pairs(3)))])
-    compared = []
-    monkeypatch.setattr("vgift_plugin.hosts.ranks.compare", compared.append)
-    module_of(preference_data=pairs(3))
-    assert facts(Flags(), one) in compared
-
-
-def test_flags_that_cannot_be_are_told_at_once(tmp_path):
-    from vgift_plugin.methods.vgift.flags import Flags
-
-    with pytest.raises(ConfigError) as err:
-        Flags(preference_data=str(tmp_path / "no.jsonl"), dpo_beta=0.0, dpo_alpha=-1.0, ssl_tasks="rotation").resolve()
-    for told in (
-        "4 mistakes",
-        "no.jsonl: there is no such file; `vgift stic prefer`",
-        "--dpo_beta 0: must be above 0",
-        "--dpo_alpha -1: must be 0 or more",
-        "--preference_data goes without --ssl_tasks: it trains on pairs alone",
-    ):
-        assert told in str(err.value)
-    with pytest.raises(ConfigError, match="--dpo_beta needs --preference_data"):
-        Flags(dpo_beta=0.2).resolve()
-    (tmp_path / "prefs.jsonl").touch()
-    flags = Flags(preference_data=str(tmp_path / "prefs.jsonl"), ssl_replay=str(tmp_path))
-    with pytest.raises(ConfigError, match="goes without --ssl_replay"):
-        flags.resolve()
-    assert Flags(preference_data="x").wanted
-
-
-def test_a_run_that_never_meets_the_hook_is_found_out(pairs, photos):
-    from vgift_plugin.errors import HookError
-    from vgift_plugin.launch import run
-
-    with pytest.raises(HookError, match="ended well WITHOUT preference pairs: no Python below it"):
-        run(["true"], {"preference_data": pairs()})
-    with pytest.raises(ConfigError, match=r"is no preference file .*\n  line 1: template is 7"):
-        run(["false"], {"preference_data": pairs(template=7)})

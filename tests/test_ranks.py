@@ -1,10 +1,12 @@
 """Ranks that would not train on the same mixture stop before they start, and say what differs."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, VGIFT, arguments, call, torchrun
+from test_preference import rows_of, write
 
 from vgift_plugin.hosts.ranks import differences
 
@@ -34,40 +36,62 @@ def train(tmp_path, train_flags, other, setup="", **flags):
     script = tmp_path / "start.py"
     script.write_text(RUN.format(setup=setup, other=other, train=str(TRAIN)))
     command = [*torchrun(), script, *arguments(train_flags, output_dir=tmp_path / "out")]
-    flags = {"ssl_tasks": "rotation", "ssl_ratio": 0.5, **flags}
     done = call([*VGIFT, "run", *arguments(flags), "--", *command], PYTHONPATH=f"{ROOT}:{TRAIN.parent}")
     assert done.returncode != 0 and "it/s" not in done.stderr and not list(tmp_path.glob("out/trainer*"))
     return done.stderr
 
 
-def test_other_records_images_and_flags_on_one_rank(tmp_path, train_flags, records):
-    (tmp_path / "base.json").write_text(json.dumps(records[1:]))
-    other = f"sys.argv += ['--data_path', {str(tmp_path / 'base.json')!r}, '--ssl_seed', '5']"
-    told = train(tmp_path, train_flags, other)
+def records_of_another_file(folder, train_flags, records):
+    (folder / "base.json").write_text(json.dumps(records[1:]))
+    return {}, {"data_path": folder / "base.json"}
+
+
+def an_image_more(folder, train_flags, records):
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        for photo in Path(train_flags["image_folder"]).iterdir():
+            (folder / name / photo.name).symlink_to(photo)
+    (folder / "b" / "more.jpg").symlink_to(photo)
+    return {"ssl_image_folder": folder / "a"}, {"ssl_image_folder": folder / "b"}
+
+
+def other_task_templates(folder, train_flags, records):
+    for name in ("a", "b"):
+        (folder / f"{name}.json").write_text(json.dumps([f"Say {name}."]))
+    flags = {"instruct_loss": "no_template", "instruct_templates": folder / "a.json"}
+    return flags, {"instruct_templates": folder / "b.json"}
+
+
+def other_preference_pairs(folder, train_flags, records):
+    rows = rows_of(Path(train_flags["image_folder"]), 3)
+    files = [write(folder / "a.jsonl", rows), write(folder / "b.jsonl", [*rows[:2], {**rows[2], "rejected": "No."}])]
+    return {"preference_data": files[0]}, {"preference_data": files[1]}
+
+
+def other_flags(folder, train_flags, records):
+    return {}, {"ssl_seed": 5, "visual_token_drop": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("other", "differs"),
+    [
+        (records_of_another_file, ["records: 16 (", "; 15 ("]),
+        (an_image_more, ["images of rotation: 5 (", "; 6 ("]),
+        (other_task_templates, ["task templates: 1 ("]),
+        (other_preference_pairs, ["--preference_data: 3 ("]),
+        (other_flags, ["--ssl_seed: 0 on rank 0; 5 on rank 1", "--visual_token_drop: 0.0 on rank 0; 0.5 on rank 1"]),
+    ],
+)
+def test_what_differs_on_one_rank_is_told(tmp_path, train_flags, records, other, differs):
+    all_ranks, one_rank = other(tmp_path, train_flags, records)
+    if "preference_data" not in all_ranks:
+        all_ranks = {"ssl_tasks": "rotation", "ssl_ratio": 0.5, **all_ranks}
+    told = train(tmp_path, train_flags, f"sys.argv += {arguments(one_rank)!r}", **all_ranks)
+    lines = {re.sub(r"^(\[rank\d\]:)? *", "", line) for line in told.splitlines() if " on rank 0; " in line}
     assert "would not train on the same mixture" in told
-    assert "--data_path, records: 16 (" in told and "; 15 (" in told
-    assert "--ssl_seed: 0 on rank 0; 5 on rank 1" in told
-
-
-def test_an_image_more_on_one_machine(tmp_path, train_flags):
-    photos = Path(train_flags["image_folder"])
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        for photo in photos.iterdir():
-            (tmp_path / name / photo.name).symlink_to(photo)
-    (tmp_path / "b" / "more.jpg").symlink_to(photo)
-    other = f"sys.argv += ['--ssl_image_folder', {str(tmp_path / 'b')!r}]"
-    told = train(tmp_path, train_flags, other, ssl_image_folder=tmp_path / "a")
-    assert "images of rotation: 5 (" in told and "; 6 (" in told
-
-
-def test_other_task_templates_on_one_rank(tmp_path, train_flags):
-    for name in ("a", "b"):
-        (tmp_path / f"{name}.json").write_text(json.dumps([f"Say {name}."]))
-    other = f"sys.argv += ['--instruct_templates', {str(tmp_path / 'b.json')!r}]"
-    flags = {"instruct_loss": "no_template", "instruct_templates": tmp_path / "a.json"}
-    told = train(tmp_path, train_flags, other, **flags)
-    assert "task templates: 1 (" in told and "--instruct_loss:" not in told
+    assert all(any(part in line for line in lines) for part in differs), lines
+    flags = [{one.split(":")[0] for one in some if one.startswith("--")} for some in (lines, differs)]
+    assert flags[0] == flags[1]  # files are compared by what is in them
 
 
 def test_a_rank_without_the_plugin_is_named(tmp_path, train_flags):
@@ -75,7 +99,7 @@ def test_a_rank_without_the_plugin_is_named(tmp_path, train_flags):
     setup = "from vgift_plugin.hosts import ranks; ranks.PATIENCE_S = 5.0"
     other = "import transformers, llava.train.train as host; from vgift_plugin import detach; detach(host); "
     other += "transformers.HfArgumentParser.__init__ = transformers.HfArgumentParser.__init__.__wrapped__"
-    told = train(tmp_path, train_flags, other, setup=setup)
+    told = train(tmp_path, train_flags, other, setup=setup, ssl_tasks="rotation", ssl_ratio=0.5)
     assert "rank 1 of 2 did not say within" in told and "PYTHON_VGIFT" in told
 
 

@@ -44,7 +44,7 @@ def test_tokens_are_shown_as_what_they_are_learned_as(files, tiny, vgift):
     first, second, third = re.split(r"\nrecord \d", told)[1:]
     assert "USER: <image> \n⟦What <b> is ünï 😀?⟧\nShort answer. ASSISTANT:⟪ A cat & dog.</s>⟫" in first
     assert "⟦" not in second and "⟪ Five.</s>⟫" in second and "no picture" in second
-    assert "⟦" not in third and "instruction left out: all labels masked by LLaVA" in third
+    assert "⟦" not in third and "instruction left out: all labels masked by the host" in third
     assert "\033" not in told
     counts = [int(number) for number in re.findall(r"(\d+) instruction", told)]
     page = (files / "labels.html").read_text()

@@ -72,7 +72,7 @@ def run(command: list[str], flags: dict) -> int:
     with tempfile.TemporaryDirectory(prefix="vgift-run-") as receipts:
         payload = json.dumps({"flags": flags, "receipts": receipts})
         path = os.pathsep.join(filter(None, [str(BOOTSTRAP), os.environ.get("PYTHONPATH")]))
-        modules = " ".join(name for host in HOSTS for name in host.modules)
+        modules = ",".join(name for host in HOSTS for name in host.modules)
         environment = {**os.environ, "PYTHONPATH": path, VARIABLE: quote(payload, safe=""), MODULES_VARIABLE: modules}
         with _signals_passed_on() as adopt:
             try:

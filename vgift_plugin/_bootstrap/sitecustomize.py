@@ -10,7 +10,7 @@ from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-MODULES = os.environ.get("PYTHON_VGIFT_MODULES", "").split()  # training modules of the known hosts, by `vgift run`
+MODULES = os.environ.get("PYTHON_VGIFT_MODULES", "").split(",")  # training modules of the known hosts, by `vgift run`
 
 
 def chain():
