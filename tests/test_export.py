@@ -13,6 +13,7 @@ from PIL import Image
 from vgift_plugin import get_task
 from vgift_plugin.errors import ConfigError
 from vgift_plugin.methods.vgift.export import export
+from vgift_plugin.methods.vgift.flags import VgiftFlags
 from vgift_plugin.methods.vgift.streams import streams
 
 TASKS = "rotation,color,correspondence"
