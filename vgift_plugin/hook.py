@@ -128,6 +128,7 @@ def _with_methods(
 
     @functools.wraps(original)
     def make_supervised_data_module(*args, **kwargs):
+        _put_back(module)
         arguments = signature.bind(*args, **kwargs).arguments
         data_module, data_args = original(*args, **kwargs), arguments["data_args"]
         settings = Settings(data_args.vgift_flags)
@@ -175,19 +176,25 @@ def apply(
     return run.data_module
 
 
+def _put_back(module: ModuleType) -> None:
+    """Puts names back that were replaced for an earlier data module of which no trainer was made."""
+    for name, own in _originals.get(module, {}).items():
+        if name not in (ARGUMENTS, MAKE):
+            setattr(module, name, own)
+
+
 def _replace(module: ModuleType, run: Any) -> None:
     """Replaces further names of the module until its trainer is made."""
-    from transformers import TrainerCallback
+    from .hosts.trainer import on_trainer_made
 
     before = {name: getattr(module, name) for name in run.replaced}
     if module in _originals:
         _originals[module].update({name: _originals[module].get(name, own) for name, own in before.items()})
 
-    class RestoreNames(TrainerCallback):
-        def on_init_end(self, args, state, control, **kwargs):
-            for name, own in before.items():
-                setattr(module, name, own)
+    def restore():
+        for name, own in before.items():
+            setattr(module, name, own)
 
     for name, value in run.replaced.items():
         setattr(module, name, value)
-    run.data_module = {**run.data_module, "callbacks": [RestoreNames(), *run.data_module.get("callbacks", ())]}
+    run.change(callbacks=[on_trainer_made(restore), *run.data_module.get("callbacks", ())])

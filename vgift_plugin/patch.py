@@ -158,7 +158,7 @@ class PatchCommand:
     )
 
     action: str = option(help="what to do", positional=True, choices=("status", "apply", "revert"))
-    path: str = option(help="the checkout: the folder with llava/ (or tinyllava/) in it", positional=True)
+    path: str = option(help="the folder of the checkout, with the package that trains in it", positional=True)
 
     def run(self) -> tuple[str, int]:
         """Returns one line, and 1 where `status` finds no patch."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -12,6 +13,17 @@ from typing import Any
 def is_rank_zero() -> bool:
     """Tells whether this process speaks for the run; torchrun, DeepSpeed and accelerate all set RANK."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def on_trainer_made(act: Callable[[], None]) -> Any:
+    """Returns a trainer callback that calls `act` when the trainer has been made."""
+    from transformers import TrainerCallback
+
+    class OnTrainerMade(TrainerCallback):
+        def on_init_end(self, args, state, control, **kwargs):
+            act()
+
+    return OnTrainerMade()
 
 
 def evaluation_strategy(args: Any) -> str:
