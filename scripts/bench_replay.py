@@ -142,7 +142,7 @@ def main() -> None:
         )
         arrays = sum(source.rows._starts.nbytes + len(source.rows._text) for source in replay.sources)
         print(f"metadata in memory     {arrays / 1e6:8.1f} MB, for {sum(len(s.rows) for s in replay.sources):,} rows")
-        load_one = [seconds(lambda s=s: type(s)(s.path, s.task, s.form, s.folder), 3) for s in replay.sources]
+        load_one = [seconds(lambda s=s: type(s)(s.path, s.task, s.format, s.root), 3) for s in replay.sources]
         print(
             "loading one file       "
             + ", ".join(f"{one:.2f} s" for one in load_one)

@@ -152,7 +152,7 @@ def test_what_the_model_is_asked_with(whole, many, checkpoint, monkeypatch):
         one if row["corruption"] is None else corruption.corrupt(one, row["corruption"])
         for one, row in zip(clean, chosen, strict=True)
     ]
-    processor = checkpoint.view.base.data_args.image_processor
+    processor = checkpoint.encoder.dataset.data_args.image_processor
     for pixels, pictures in zip(fed, (clean, worse), strict=True):
         assert torch.equal(pixels, process_images(pictures, processor, checkpoint.model.config))
     assert not torch.equal(fed[0][1], fed[1][1]) and not torch.equal(fed[0][2], fed[1][2])

@@ -25,9 +25,9 @@ from ..methods.vgift.stream import Stream
 from ..methods.vgift.streams import streams
 from ..report.page import check_outputs
 from . import describe_first as describing
-from . import task_accuracy as sights
-from . import visual_contribution as needs
-from .page import needs_page, sights_page
+from . import task_accuracy as accuracy
+from . import visual_contribution as contribution
+from .page import records_page, tasks_page
 
 LEAST = 2  # samples, for another one's picture to be shown
 NAMED = 20  # records that are left out, on the terminal; all of them are in the JSON
@@ -117,9 +117,9 @@ def probe(
     load = functools.cache(lambda: Checkpoint.of(found, device))  # not at all where all is in the journal
     with Job(journal, settings, flag="--resume FILE", alone=True) as job:
         if asks:
-            table, result, page = _sights(job, load, made, n, batch_size)
+            table, result, page = _tasks(job, load, made, n, batch_size)
         else:
-            table, result, page = _needs(job, load, chosen, left_out, batch_size, describe_first)
+            table, result, page = _records(job, load, chosen, left_out, batch_size, describe_first)
     how_many = f"{n:,} samples a task" if asks else f"{len(chosen):,} records of {data_path}"
     about = f"{_who(found)}, {how_many}, seed {seed}, on {device}"
     write_whole(Path(output), page(about, table).encode())
@@ -135,15 +135,15 @@ def _who(found: Found) -> str:
 
 def _chosen(
     records: Sequence[dict], n: int, seed: int, image_folder: str, data_path: str
-) -> tuple[needs.Needs, dict[str, int]]:
-    positions, left_out = needs.candidates(records)
+) -> tuple[contribution.Measured, dict[str, int]]:
+    positions, left_out = contribution.candidates(records)
     if not positions:
         why = "; ".join(f"{reason}: {count:,}" for reason, count in left_out.items())
         raise ConfigError(f"--data_path {data_path}: none of its {len(records):,} records has one picture ({why})")
-    return needs.Needs(records, needs.choose(positions, n, seed), image_folder, data_path), left_out
+    return contribution.Measured(records, contribution.choose(positions, n, seed), image_folder, data_path), left_out
 
 
-def _sights(job: Job, load: Callable[[], Checkpoint], made: Sequence[Stream], n: int, batch_size: int) -> tuple:
+def _tasks(job: Job, load: Callable[[], Checkpoint], made: Sequence[Stream], n: int, batch_size: int) -> tuple:
     """Asks for the samples of all tasks; returns (table, what goes into the JSON, page of (about, table))."""
     results, rows = {}, {}
     tested: set[str] = set()
@@ -155,11 +155,11 @@ def _sights(job: Job, load: Callable[[], Checkpoint], made: Sequence[Stream], n:
             if stream.task.name not in tested:
                 _test(stream, checkpoint)
                 tested.add(stream.task.name)
-            return sights.ask(checkpoint, stream, block, n)
+            return accuracy.ask(checkpoint, stream, block, n)
 
         rows[name] = list(job.complete(name, n, ask, block_size=batch_size))
-        results[name] = sights.tabulate(rows[name], stream.task.chance)
-    return sights.table(results), {"tasks": results}, functools.partial(sights_page, made, results, rows)
+        results[name] = accuracy.tabulate(rows[name], stream.task.chance)
+    return accuracy.table(results), {"tasks": results}, functools.partial(tasks_page, made, results, rows)
 
 
 def _test(stream: Stream, checkpoint: Checkpoint) -> None:
@@ -170,10 +170,10 @@ def _test(stream: Stream, checkpoint: Checkpoint) -> None:
         raise SelfTestError(f"{err} (The template is --conv_mode here.)") from err
 
 
-def _needs(
+def _records(
     job: Job,
     load: Callable[[], Checkpoint],
-    chosen: needs.Needs,
+    chosen: contribution.Measured,
     left_out: dict[str, int],
     batch_size: int,
     describe_first: bool,
@@ -191,9 +191,9 @@ def _needs(
             f"none of the {len(rows):,} chosen records of {chosen.data_path} can be measured: "
             + "; ".join(f"{row['id']} ({chosen.image_folder}/{row['image']}): {row['left_out']}" for row in unread[:3])
         )
-    results = needs.tabulate(measured)
-    measured.sort(key=lambda row: (needs.gains(row)[needs.BLANK], row["number"]))
-    table = needs.table(results)
+    results = contribution.tabulate(measured)
+    measured.sort(key=lambda row: (contribution.gains(row)[contribution.BLANK], row["number"]))
+    table = contribution.table(results)
     if left_out:
         table += "\nrecords of no use here: " + ", ".join(f"{reason} {count:,}" for reason, count in left_out.items())
     if unread:
@@ -201,15 +201,15 @@ def _needs(
         table += "\nchosen and left out: " + ", ".join(f"{reason} {count:,}" for reason, count in reasons)
         table += "".join(f"\n  {row['id']}: {row['image']}: {row['left_out']}" for row in unread[:NAMED])
         table += f"\n  … and {len(unread) - NAMED:,} more" if len(unread) > NAMED else ""
-    fields = ("id", "image", "tokens", *needs.PICTURES, "wrong_image")
-    listed = [{**{name: row[name] for name in fields}, "gains": needs.gains(row)} for row in measured]
+    fields = ("id", "image", "tokens", *contribution.PICTURES, "wrong_image")
+    listed = [{**{name: row[name] for name in fields}, "gains": contribution.gains(row)} for row in measured]
     result = {"pictures": results, "of_no_use": left_out, "left_out": unread, "records": listed}
     if describe_first:
         result["describe_first"] = describing.tabulate(measured)
         table += "\n" + describing.table(result["describe_first"])
         for one, row in zip(listed, measured, strict=True):
             one |= {name: row[name] for name in describing.FIELDS if name in row}
-    return table, result, functools.partial(needs_page, chosen, measured)
+    return table, result, functools.partial(records_page, chosen, measured)
 
 
 @dataclass(frozen=True, kw_only=True)
