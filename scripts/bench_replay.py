@@ -21,7 +21,7 @@ import numpy as np
 import skimage
 from PIL import Image
 
-from vgift_plugin.methods.vgift.export import export
+from vgift_plugin.methods.vgift.export.job import ExportSamples
 from vgift_plugin.methods.vgift.replay import Replay
 
 ROWS = 22_176
@@ -119,9 +119,15 @@ def main() -> None:
         for workers in (1, 2):
             out = root / f"out{workers}"
             took[workers] = seconds(
-                lambda out=out, workers=workers: export(
-                    flags, str(root), str(out), "llava", data_path=str(part), chunk_size=25, workers=workers
-                )
+                ExportSamples(
+                    **flags,
+                    image_folder=str(root),
+                    output=str(out),
+                    format="llava",
+                    data_path=str(part),
+                    chunk_size=25,
+                    workers=workers,
+                ).run
             )
             size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
         overhead = seconds(lambda: Replay(str(metadata), str(photos), records[: args.slice], str(root)), 3)

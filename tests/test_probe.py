@@ -20,7 +20,7 @@ from vgift_plugin.methods.vgift.stream import Stream
 from vgift_plugin.probe import task_accuracy as accuracy
 from vgift_plugin.probe import visual_contribution as contribution
 from vgift_plugin.probe.page import _histogram
-from vgift_plugin.probe.probe import probe
+from vgift_plugin.probe.probe import Probe
 from vgift_plugin.report.intervals import mean_interval
 from vgift_plugin.tasks.registry import get_task
 
@@ -44,6 +44,11 @@ def checkpoint(full):
 @pytest.fixture
 def picture(photos):
     return Image.open(photos / "chelsea.jpg")
+
+
+def probe(flags, model_path, image_folder, **options):
+    folders = {"model_path": str(model_path), "image_folder": str(image_folder)}
+    return Probe(**flags, **folders, **options).run()
 
 
 def stream_of(name, photos):
@@ -387,7 +392,9 @@ def test_mistakes_are_named(full, adapter, tiny, photos, data_path, tmp_path):
     refused("-n 0: at least 2", n=0)
     refused("--batch_size 0", batch_size=0)
     refused("name what to probe with: --ssl_tasks", flags={})
-    refused("--ssl_config needs --ssl_tasks", flags={"ssl_config": None}, data_path=str(data_path))
+    (tmp_path / "knobs.yaml").write_text("rotation: {square: false}")
+    knobs = {"ssl_config": str(tmp_path / "knobs.yaml")}
+    refused("--ssl_config needs --ssl_tasks", flags=knobs, data_path=str(data_path))
     refused("did you mean 'rotation'", flags={"ssl_tasks": "rotatoin"})
     refused("must end in .html", output=str(tmp_path / "x.pdf"))
     refused("no image in", folder=tmp_path / "empty")

@@ -6,7 +6,7 @@ import functools
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Optional
 
@@ -33,99 +33,107 @@ LEAST = 2  # samples, for another one's picture to be shown
 NAMED = 20  # records that are left out, on the terminal; all of them are in the JSON
 
 
-def probe(
-    flags: dict,
-    model_path: str,
-    image_folder: str,
-    *,
-    model_base: str | None = None,
-    data_path: str | None = None,
-    n: int = 500,
-    output: str = "probe.html",
-    json_path: str | None = None,
-    resume: str | None = None,
-    batch_size: int = 16,
-    device: str | None = None,
-    seed: int = 1,
-    conv_mode: str | None = None,
-    describe_first: bool = False,
-) -> str:
-    """Probes a checkpoint, and writes a page.
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """Whether a trained model looks: self-supervised tasks, asked with their picture, blind, and with another picture.
 
     With tasks: generates greedy answers to n samples of each, with their pictures, with a grey square, and with another
     sample's, and scores them exactly. Without: measures on n records of `data_path` how much likelier the reference
-    answers are by their pictures.
-
-    Args:
-        flags: {flag: value} as given.
-        model_path: a LLaVA checkpoint, see `Checkpoint.load`.
-        image_folder: photographs, searched recursively; with `data_path`, what its paths are relative to.
-        model_base: what an adapter was trained on.
-        data_path: LLaVA records; with tasks, those whose pictures samples are made of.
-        n: samples of each task; or records, chosen by the seed.
-        output: the page, `.html`.
-        json_path: where the numbers go as JSON, if anywhere.
-        resume: the journal; by default `OUTPUT.jsonl`. A rerun goes on with what is in it.
-        batch_size: questions at once.
-        device: see `Checkpoint.load`.
-        seed: of samples and choice of records; training's default is 0, so that other samples are asked for here.
-        conv_mode: the chat template, see `Checkpoint.load`.
-        describe_first: with records, also measures answers after the model's own description; see `describing`.
-
-    Returns:
-        the table for the terminal.
-
-    Raises:
-        ConfigError: a flag, a path or the checkpoint is not usable; nothing was measured.
+    answers are by their pictures. Training's seed is 0 by default, so other samples are asked for here.
     """
-    asked = VgiftFlags.of({**flags, "ssl_seed": seed})
-    asks = asked.tasks()
-    mistakes = []
-    if not asks and data_path is None:
-        mistakes.append("name what to probe with: --ssl_tasks for self-supervised samples, or --data_path for records")
-    if not asks:
-        mistakes += [f"--{name} needs --ssl_tasks" for name in flags if name not in ("ssl_tasks", "ssl_seed")]
-    if asks and describe_first:
-        mistakes.append("--describe_first is about the records of --data_path, without --ssl_tasks")
-    if n < LEAST:
-        mistakes.append(f"-n {n}: at least {LEAST}, for another one's picture to be shown")
-    if batch_size < 1:
-        mistakes.append(f"--batch_size {batch_size}: at least 1")
-    if not Path(image_folder).is_dir():
-        mistakes.append(f"--image_folder {image_folder}: there is no such folder")
-    if mistakes:
-        raise ConfigError.of(mistakes)
-    journal = Path(resume or f"{output}.jsonl")
-    check_outputs(output, json_path, str(journal))
-    records = read_records(data_path)
-    what: dict[str, Any] = {"n": n, "seed": seed, "batch size": batch_size}
-    if asks:
-        made = streams(asked, asks, records, image_folder, None)
-        for ask_, stream in zip(asks, made, strict=True):
-            what |= {
-                f"--ssl_tasks, {ask_.task.name}": repr(ask_.task),
-                f"photographs of {ask_.task.name}": stream.source.fingerprint(),
-            }
-    else:
-        chosen, left_out = _chosen(records, n, seed, image_folder, data_path)
-        what["--data_path, records"] = fingerprint(json.dumps(chosen.record(k)) for k in range(len(chosen)))
-        what |= {"--describe_first": True} if describe_first else {}
-    found = find(model_path, model_base, conv_mode)
-    device = device_of(device)
-    model = {"--model_path": model_path, "--model_base": model_base, "--conv_mode": found.template, "--device": device}
-    settings = {**model, "weights": found.weights, **what, "vgift-plugin": __version__}
-    load = functools.cache(lambda: Checkpoint.of(found, device))  # not at all where all is in the journal
-    with Job(journal, settings, flag="--resume FILE", alone=True) as job:
+
+    EXAMPLE: ClassVar[str] = (
+        "examples:\n  vgift probe --model_path CKPT --ssl_tasks rotation,color --image_folder DIR -o probe.html\n"
+        "  vgift probe --model_path LORA --model_base BASE --data_path my.json --image_folder DIR -o records.html\n\n"
+        "Run it again to go on after an interruption."
+    )
+
+    model_path: str = option(help="a LLaVA: folder, or name on the Hub", metavar="CKPT")
+    model_base: Optional[str] = option(None, "what a LoRA adapter or a projector was trained on", metavar="BASE")
+    image_folder: str = option(help="images; with --data_path what its paths are relative to", metavar="DIR")
+    data_path: Optional[str] = option(
+        None, "LLaVA records: measured, or with --ssl_tasks those whose images are used", metavar="JSON"
+    )
+    ssl_tasks: Optional[str] = option(None, "tasks to ask, such as rotation,color")
+    ssl_config: Optional[str] = option(None, "YAML or JSON file with the tasks' knobs", metavar="FILE")
+    ssl_pairs: Optional[str] = option(None, "pairs of photographs, for tasks that take pairs", metavar="FILE")
+    n: int = option(500, "samples of each task, or records", short="-n", metavar="N")
+    output: str = option("probe.html", "the page", short="-o", metavar="FILE")
+    json: Optional[str] = option(None, "all numbers as JSON", metavar="FILE")
+    resume: Optional[str] = option(None, "the journal of answers, to go on with; default: OUTPUT.jsonl", metavar="FILE")
+    batch_size: int = option(16, "questions at once", metavar="N")
+    device: Optional[str] = option(None, "cuda, cpu or cuda:1; default: cuda where there is one", metavar="D")
+    seed: int = option(1, "of the samples; give another one than training had", metavar="N")
+    conv_mode: Optional[str] = option(
+        None,
+        "the chat template the model was trained with; default: as LLaVA's evaluation chooses, else v1",
+        metavar="NAME",
+    )
+    describe_first: bool = option(False, "records: also measure answers after the model's own description")
+
+    def run(self) -> str:
+        """Writes the page, and returns the table for the terminal.
+
+        Raises:
+            ConfigError: a flag, a path or the checkpoint is not usable; nothing was measured.
+        """
+        flags = {name: getattr(self, name) for name in ("ssl_tasks", "ssl_config", "ssl_pairs")}
+        asked = VgiftFlags.of({**flags, "ssl_seed": self.seed})
+        asks = asked.tasks()
+        mistakes = []
+        if not asks and self.data_path is None:
+            mistakes.append(
+                "name what to probe with: --ssl_tasks for self-supervised samples, or --data_path for records"
+            )
+        if not asks:
+            mistakes += [f"--{name} needs --ssl_tasks" for name, value in flags.items() if value is not None]
+        if asks and self.describe_first:
+            mistakes.append("--describe_first is about the records of --data_path, without --ssl_tasks")
+        if self.n < LEAST:
+            mistakes.append(f"-n {self.n}: at least {LEAST}, for another one's picture to be shown")
+        if self.batch_size < 1:
+            mistakes.append(f"--batch_size {self.batch_size}: at least 1")
+        if not Path(self.image_folder).is_dir():
+            mistakes.append(f"--image_folder {self.image_folder}: there is no such folder")
+        if mistakes:
+            raise ConfigError.of(mistakes)
+        journal = Path(self.resume or f"{self.output}.jsonl")
+        check_outputs(self.output, self.json, str(journal))
+        records = read_records(self.data_path)
+        what: dict[str, Any] = {"n": self.n, "seed": self.seed, "batch size": self.batch_size}
         if asks:
-            table, result, page = _tasks(job, load, made, n, batch_size)
+            made = streams(asked, asks, records, self.image_folder, None)
+            for ask_, stream in zip(asks, made, strict=True):
+                what |= {
+                    f"--ssl_tasks, {ask_.task.name}": repr(ask_.task),
+                    f"photographs of {ask_.task.name}": stream.source.fingerprint(),
+                }
         else:
-            table, result, page = _records(job, load, chosen, left_out, batch_size, describe_first)
-    how_many = f"{n:,} samples a task" if asks else f"{len(chosen):,} records of {data_path}"
-    about = f"{_who(found)}, {how_many}, seed {seed}, on {device}"
-    write_whole(Path(output), page(about, table).encode())
-    if json_path is not None:
-        write_whole(Path(json_path), (json.dumps({"settings": settings, **result}, indent=1) + "\n").encode())
-    return f"{table}\n{about}\n{output}: the {'worst mistakes' if asks else 'records that need their picture least'}"
+            chosen, left_out = _chosen(records, self.n, self.seed, self.image_folder, self.data_path)
+            what["--data_path, records"] = fingerprint(json.dumps(chosen.record(k)) for k in range(len(chosen)))
+            what |= {"--describe_first": True} if self.describe_first else {}
+        found = find(self.model_path, self.model_base, self.conv_mode)
+        device = device_of(self.device)
+        model = {
+            "--model_path": self.model_path,
+            "--model_base": self.model_base,
+            "--conv_mode": found.template,
+            "--device": device,
+        }
+        settings = {**model, "weights": found.weights, **what, "vgift-plugin": __version__}
+        load = functools.cache(lambda: Checkpoint.of(found, device))  # not at all where all is in the journal
+        with Job(journal, settings, flag="--resume FILE", alone=True) as job:
+            if asks:
+                table, result, page = _tasks(job, load, made, self.n, self.batch_size)
+            else:
+                table, result, page = _records(job, load, chosen, left_out, self.batch_size, self.describe_first)
+        how_many = f"{self.n:,} samples a task" if asks else f"{len(chosen):,} records of {self.data_path}"
+        about = f"{_who(found)}, {how_many}, seed {self.seed}, on {device}"
+        write_whole(Path(self.output), page(about, table).encode())
+        if self.json is not None:
+            write_whole(Path(self.json), (json.dumps({"settings": settings, **result}, indent=1) + "\n").encode())
+        listed = "worst mistakes" if asks else "records that need their picture least"
+        return f"{table}\n{about}\n{self.output}: the {listed}"
 
 
 def _who(found: Found) -> str:
@@ -210,48 +218,3 @@ def _records(
         for one, row in zip(listed, measured, strict=True):
             one |= {name: row[name] for name in describing.FIELDS if name in row}
     return table, result, functools.partial(records_page, chosen, measured)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Probe:
-    """Whether a trained model looks: self-supervised tasks, asked with their picture, blind, and with another picture.
-
-    Without --ssl_tasks the records of --data_path are measured: how much likelier are their answers by the picture?
-    """
-
-    EXAMPLE: ClassVar[str] = (
-        "examples:\n  vgift probe --model_path CKPT --ssl_tasks rotation,color --image_folder DIR -o probe.html\n"
-        "  vgift probe --model_path LORA --model_base BASE --data_path my.json --image_folder DIR -o records.html\n\n"
-        "Run it again to go on after an interruption."
-    )
-
-    model_path: str = option(help="a LLaVA: folder, or name on the Hub", metavar="CKPT")
-    model_base: Optional[str] = option(None, "what a LoRA adapter or a projector was trained on", metavar="BASE")
-    image_folder: str = option(help="images; with --data_path what its paths are relative to", metavar="DIR")
-    data_path: Optional[str] = option(
-        None, "LLaVA records: measured, or with --ssl_tasks those whose images are used", metavar="JSON"
-    )
-    ssl_tasks: Optional[str] = option(None, "tasks to ask, such as rotation,color")
-    ssl_config: Optional[str] = option(None, "YAML or JSON file with the tasks' knobs", metavar="FILE")
-    ssl_pairs: Optional[str] = option(None, "pairs of photographs, for tasks that take pairs", metavar="FILE")
-    n: int = option(500, "samples of each task, or records", short="-n", metavar="N")
-    output: str = option("probe.html", "the page", short="-o", metavar="FILE")
-    json: Optional[str] = option(None, "all numbers as JSON", metavar="FILE")
-    resume: Optional[str] = option(None, "the journal of answers, to go on with; default: OUTPUT.jsonl", metavar="FILE")
-    batch_size: int = option(16, "questions at once", metavar="N")
-    device: Optional[str] = option(None, "cuda, cpu or cuda:1; default: cuda where there is one", metavar="D")
-    seed: int = option(1, "of the samples; give another one than training had", metavar="N")
-    conv_mode: Optional[str] = option(
-        None,
-        "the chat template the model was trained with; default: as LLaVA's evaluation chooses, else v1",
-        metavar="NAME",
-    )
-    describe_first: bool = option(False, "records: also measure answers after the model's own description")
-
-    def run(self) -> str:
-        """See `probe`."""
-        given = {one.name: getattr(self, one.name) for one in fields(self)}
-        flags = {name: given.pop(name) for name in ("ssl_tasks", "ssl_config", "ssl_pairs")}
-        return probe(
-            {name: value for name, value in flags.items() if value is not None}, json_path=given.pop("json"), **given
-        )
