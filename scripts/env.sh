@@ -47,13 +47,13 @@ if [ "$(cat "$venv/stamp" 2>/dev/null)" != "$stamp" ]; then
         "${pip[@]}" transformers tokenizers accelerate peft sentencepiece protobuf einops requests
         if [ "$pins" = qwen ]; then
             "${pip[@]}" torchvision qwen-vl-utils trl ujson
-            "${pip[@]}" --no-deps dashscope # for one file, the vocabulary of Qwen2
         else
             "${pip[@]}" --no-deps llava-torch # its own pins are for torch 2.0.1
         fi
         "${pip[@]}" deepspeed
     fi
     "${pip[@]}" --editable '.[dev]'
+    if [ "$pins" = qwen ]; then "${pip[@]}" --no-deps dashscope; fi # for one file, the vocabulary of Qwen2
     echo "$stamp" >"$venv/stamp"
 fi
 source "$venv/bin/activate"

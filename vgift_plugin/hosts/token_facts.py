@@ -1,8 +1,8 @@
-"""What is known of each token beside its label: whose it is, which task it is of, whether it is an instruction's.
+"""What is known of each token beside its label: of which sample and task it is, and whether it is an instruction's.
 
 One int64 tensor of the labels' shape: bit 0 is the instruction's, bits 1 to 15 the task's number (0 for the host's own
-records, 1, 2, … for self-supervised tasks), the rest the sample's number in its batch, by which rows that the host
-flattened into one are told apart. It rides in a key of its own, beside the labels and never inside them.
+records, 1, 2, … for self-supervised tasks), the rest the sample's number in its batch (in its data set, where the item
+has it already), by which samples in one flattened row are told apart. It has a key of its own, beside the labels.
 
 Where the host moves labels (it pads a batch, or puts pictures between tokens) the facts have to move along. For that
 call the host is given *places* instead of labels; label and facts go wherever it puts their place.
@@ -11,6 +11,7 @@ call the host is given *places* instead of labels; label and facts go wherever i
 from __future__ import annotations
 
 import copy
+from collections import UserDict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ class Tokens(NamedTuple):
         labels: IGNORE_INDEX where there is no loss.
         task: 0 for base records; None where the batch carries no facts.
         instruction: booleans; None likewise.
-        sample: the sample's number in the batch; None likewise.
+        sample: the sample's number; None likewise.
         items: what the model divides its summed loss by; None where that is the number of supervised tokens.
     """
 
@@ -49,22 +50,34 @@ class Tokens(NamedTuple):
         return cls(labels, facts >> 1 & (1 << SAMPLE - 1) - 1, (facts & 1).bool(), facts >> SAMPLE, items)
 
 
-def with_facts(item: Any, task: int | None = None, instruction: Tensor | None = None) -> Any:
+class Item(UserDict):
+    """An item with facts. It is no dict, for of those transformers' Trainer removes the keys that the model lacks."""
+
+
+def with_facts(item: Any, task: int | None = None, instruction: Tensor | None = None, sample: int | None = None) -> Any:
     """Returns a copy of a host's item with facts added; all else in it is the same object.
 
     Args:
         item: a mapping with `labels`.
         task: the task's number; None leaves it.
         instruction: booleans of the labels' shape; None leaves them.
+        sample: the sample's number in its data set, from 1 up; None leaves it, and the collator numbers the batch.
     """
     facts = item[KEY] if KEY in item else torch.zeros_like(item["labels"])
     if task is not None:
-        facts = (facts & 1) + 2 * task
+        facts = (facts >> SAMPLE << SAMPLE) + (facts & 1) + 2 * task
     if instruction is not None:
         facts = (facts >> 1) * 2 + instruction.to(facts.dtype)
-    item = copy.copy(item)
+    if sample is not None:
+        facts = (facts & (1 << SAMPLE) - 1) + (sample << SAMPLE)
+    item = Item(item) if isinstance(item, dict) else copy.copy(item)
     item[KEY] = facts
     return item
+
+
+def numbered(facts: Tensor, number: int) -> Tensor:
+    """Returns facts with the sample's number in its batch, where they have no number yet."""
+    return facts if facts.numel() and facts.flatten()[0] >> SAMPLE else facts + (number << SAMPLE)
 
 
 def move(values: Tensor, places: Tensor, empty: int) -> Tensor:
@@ -88,10 +101,10 @@ class TokenFactsCollator(Proxy):
         """Returns the batch."""
         labels = torch.cat([one["labels"].flatten() for one in instances])
         known = ((one[KEY] if KEY in one else torch.zeros_like(one["labels"])).flatten() for one in instances)
-        facts = torch.cat([facts + (number << SAMPLE) for number, facts in enumerate(known)])
+        facts = torch.cat([numbered(facts, number) for number, facts in enumerate(known)])
         placed, start = [], 0
         for one in instances:
-            one = copy.copy(one)
+            one = one.data.copy() if isinstance(one, Item) else copy.copy(one)
             one.pop(KEY, None)
             end = start + one["labels"].numel()
             if self.carries:

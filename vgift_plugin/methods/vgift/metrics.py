@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 from ...errors import ConfigError
 from ...hosts import IGNORE_INDEX
 from ...hosts.base import ChatTemplate
+from ...hosts.token_facts import with_facts
 from ...hosts.token_text import TokenText
 from ...hosts.trainer import evaluation_strategy
 from ...tasks.task import Sample, Task
@@ -48,7 +49,8 @@ class HeldOut:
     def __getitem__(self, index: int) -> Any:
         if not 0 <= index < self.size:
             raise IndexError(index)
-        return self.encode(self.stream(0, index), f"{self.stream.task.name}-held-out-{index}")
+        item = self.encode(self.stream(0, index), f"{self.stream.task.name}-held-out-{index}")
+        return with_facts(item, sample=index + 1)
 
 
 class Accuracy:
@@ -93,16 +95,15 @@ class Accuracy:
         number = int(task[supervised][0]) if supervised.any() else 0
         if not 0 < number <= len(self.tasks):
             return {}
-        answers = [  # of one sample each: a row may hold several, where the host flattens batches
-            (predicted[row, own], true[row, own])
-            for row in range(len(true))
-            for one in (np.unique(sample[row, supervised[row]]) if supervised[row].any() else [IGNORE_INDEX])
-            for own in [supervised[row] & (sample[row] == one)]
-        ]
-        metrics = {"accuracy": float(np.mean([(said == truth).all() for said, truth in answers]))}
+        answers: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        for row, own in enumerate(supervised):
+            for one in np.unique(sample[row, own]):  # several, where the host flattens batches
+                places = own & (sample[row] == one)
+                answers.setdefault(int(one), (predicted[row, places], true[row, places]))  # ranks may repeat samples
+        metrics = {"accuracy": float(np.mean([(said == truth).all() for said, truth in answers.values()]))}
         kind = self.tasks[number - 1]
         if type(kind).grade is not Task.grade:
-            metrics["score"] = float(np.mean([self._grade(kind, said, truth) for said, truth in answers]))
+            metrics["score"] = float(np.mean([self._grade(kind, said, truth) for said, truth in answers.values()]))
         return metrics
 
     def _grade(self, task: Task, predicted: np.ndarray, true: np.ndarray) -> float:
