@@ -1,6 +1,7 @@
 """What the hook does for all methods alike: flags in the host's parser, its own objects back where nothing is asked."""
 
 import pickle
+from dataclasses import make_dataclass
 from types import ModuleType
 
 import pytest
@@ -83,6 +84,20 @@ def test_defaults_from_outside_yield_to_the_command_line(host):
     parser = transformers.HfArgumentParser((host.DataArguments,))
     (parsed,) = parser.parse_args_into_dataclasses(["--ssl_ratio", "0.3"])
     assert VgiftFlags.of(parsed) == VgiftFlags(ssl_tasks="rotation", ssl_ratio=0.3)
+
+
+def test_a_flag_that_the_training_code_has_itself_is_left_to_it(host):
+    """argparse takes no flag twice: the code must start as it does without the plugin."""
+    fork = ModuleType("fork")
+    vars(fork).update({name: vars(host)[name] for name in ("DataArguments", "make_supervised_data_module", "train")})
+    fork.TrainingArguments = make_dataclass("TrainingArguments", [("dpo_beta", float, 7.0), ("ssl_seed", str, "x")])
+    attach(fork, {"ssl_seed": 5})
+    parser = transformers.HfArgumentParser((fork.DataArguments, fork.TrainingArguments))
+    data, training = parser.parse_args_into_dataclasses(["--ssl_seed", "y", "--vgift_dpo_beta", "0.1"])
+    assert (training.dpo_beta, training.ssl_seed) == (7.0, "y")
+    assert (data.vgift_dpo_beta, data.vgift_ssl_seed, data.ssl_ratio) == (0.1, 5, 0.1)
+    assert VgiftFlags.of(data.vgift_flags).ssl_seed == 5
+    detach(fork)
 
 
 def test_argument_objects_can_be_pickled(attached, data_args):
