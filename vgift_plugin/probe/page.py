@@ -43,7 +43,7 @@ def tasks_page(
                 "figures": [_mistake(stream, row) for row in accuracy.worst(rows[name], MISTAKES)],
             }
         )
-    return render("accuracy.html", about=about, tasks=tasks, table=table)
+    return render("task_accuracy.html", about=about, tasks=tasks, table=table)
 
 
 def _bar(way: str, result: dict[str, Any]) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def records_page(chosen: contribution.Measured, measured: Sequence[dict[str, Any
         table: all numbers.
     """
     return render(
-        "contribution.html",
+        "visual_contribution.html",
         about=about,
         histograms={
             kind: _histogram([contribution.gains(row)[kind] for row in measured]) for kind in contribution.AGAINST
