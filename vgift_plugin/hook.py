@@ -90,6 +90,8 @@ def _with_flags(host: Host, module: ModuleType, base: type, defaults: Mapping[st
             base.__post_init__(self)
         self.vgift_flags = {flag: getattr(self, name) for flag, name in names.items()}
         settings = Settings(self.vgift_flags)
+        if host.refuses and settings.wanted():
+            raise ConfigError(f"{settings.words()} cannot be had here: {host.refuses}. Nothing was changed.")
         settings.check()
         if mistakes := [f"--{flag}: {host.refused[flag]}" for flag in settings.changed() if flag in host.refused]:
             raise ConfigError.of(mistakes)

@@ -1,4 +1,4 @@
-"""LLaVA-1.5 and the forks that keep its training module: LLaVA-NeXT, V-GIFT's."""
+"""LLaVA-1.5 and the forks that keep its training module: LLaVA-NeXT, V-GIFT's; the base of most other hosts."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ..data.records import has_picture
 from ..errors import ConfigError, HostMismatchError
 from .base import ARGUMENTS, MAKE, ChatTemplate, TextPath
 
+PREPARED = ("input_ids", "position_ids", "attention_mask", "past_key_values", "inputs_embeds", "labels")
 CLIP = {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}  # clip-vit-large-patch14-336
 
 
@@ -27,8 +28,11 @@ class LLaVA:
     packages: tuple[str, ...] = ("llava",)
     modules: tuple[str, ...] = ("llava.train.train",)
     prepare = "prepare_inputs_labels_for_multimodal"
+    prepared: tuple[str, ...] = PREPARED
     trainer_name = "LLaVATrainer"
+    length_names: tuple[str, ...] = ("lengths", "modality_lengths")
     refused: Mapping[str, str] = {}
+    refuses = ""
 
     def missing(self, module: ModuleType) -> list[str]:
         return data_module_problems(module, {"data_path", "image_folder"}, {"tokenizer", "data_args"})
@@ -74,7 +78,7 @@ class LLaVA:
 
     def lengths(self, dataset: Any, record: dict) -> dict[str, int]:
         alone = self._alone(dataset, record)
-        return {name: getattr(alone, name)[0] for name in ("lengths", "modality_lengths")}
+        return {name: getattr(alone, name)[0] for name in self.length_names if hasattr(type(dataset), name)}
 
     def _alone(self, dataset: Any, record: dict) -> Any:
         """Returns a copy of the dataset that has this one record."""
