@@ -44,7 +44,7 @@ class Descendant:
 HOSTS = {
     "Bunny": Descendant(
         "bunny.train.train",
-        "qwen",
+        "qwen-base",
         flags={"model_type": "qwen1.5-1.8b", "version": "bunny"},
         without=("mm_vision_select_layer", "mm_use_im_start_end", "mm_use_im_patch_token"),
     ),
@@ -109,15 +109,19 @@ def start(tmp_path, tiny, train_flags):
         if why := unfit(name):
             pytest.skip(why)
         host = {**HOSTS, **REFUSED}[name]
-        models = {"llama": tmp_path / "tinyllama", "qwen": tmp_path / "tiny-qwen2"}
+        models = {"llama": tmp_path / "tinyllama", "qwen": tmp_path / "tiny-qwen2", "qwen-base": tmp_path / "tiny-qwen2"}
         if not models["llama"].exists():
             models["llama"].symlink_to(tiny[0])
             (tmp_path / "openai").mkdir()
             (tmp_path / "openai" / "clip").symlink_to(tiny[1])  # some choose the tower's class by its name
-        if host.llm == "qwen" and not models["qwen"].exists():
+        if host.llm != "llama" and not models["qwen"].exists():
             from checkouts import tiny_qwen2  # imports torch
 
             tiny_qwen2.build(models["qwen"], demo_module("tiny_llava").corpus())
+            if host.llm == "qwen-base":  # which ends its answers with the token that it pads with
+                for file in ("tokenizer_config.json", "special_tokens_map.json"):
+                    known = json.loads((models["qwen"] / file).read_text())
+                    (models["qwen"] / file).write_text(json.dumps({**known, "eos_token": "<|endoftext|>"}))
         known = {**train_flags, "model_name_or_path": models[host.llm], "vision_tower": "openai/clip"}
         known |= {"output_dir": tmp_path / "out", "max_steps": 2, "seed": 7, **host.flags, **changes}
         shutil.rmtree(tmp_path / "out", ignore_errors=True)

@@ -75,8 +75,10 @@ if __name__ == "__main__":
     module = importlib.import_module(name)
     if sys.argv[1:] == ["--import_only"]:
         sys.exit()
-    module.train()
     import torch.distributed
+
+    torch.manual_seed(0)  # most of them make their projector before the trainer sets the seed
+    module.train()
 
     if torch.distributed.is_initialized():  # gloo's threads may abort a process that ends with them running
         torch.distributed.destroy_process_group()
