@@ -7,9 +7,11 @@ import copy
 import importlib
 import inspect
 import io
+import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -83,6 +85,7 @@ class LLaVA:
     def _alone(self, dataset: Any, record: dict) -> Any:
         """Returns a copy of the dataset that has this one record."""
         alone = copy.copy(dataset)
+        alone.__class__ = raising(type(dataset))
         if alone.data_args.image_folder is None:  # the host joins it with the path
             alone.data_args = copy.copy(alone.data_args)
             alone.data_args.image_folder = ""
@@ -149,6 +152,25 @@ class LLaVA:
 
     def token_limit(self, model: Any) -> int | None:
         return getattr(model.config, "tokenizer_model_max_length", None)
+
+
+@cache
+def raising(kind: type) -> type:
+    """Returns a dataset's class that raises the error for which some hosts' `__getitem__` takes another record.
+
+    They do so by calling it again while they handle the error (MoE-LLaVA), or by trying its `_get_item` some times
+    more (LLaVA-NeXT); a record that is alone has no other, so its error would be hidden or come late.
+    """
+
+    def __getitem__(self, index):
+        if hasattr(kind, "_get_item"):
+            return self._get_item(index)
+        if self._asked:
+            raise sys.exc_info()[1] or LookupError(f"{kind.__name__} has no other record")
+        self._asked = True
+        return kind.__getitem__(self, index)
+
+    return type(kind.__name__, (kind,), {"__getitem__": __getitem__, "__module__": kind.__module__, "_asked": False})
 
 
 def data_module_problems(module: ModuleType, needed: set[str], parameters: set[str]) -> list[str]:
