@@ -109,7 +109,11 @@ def start(tmp_path, tiny, train_flags):
         if why := unfit(name):
             pytest.skip(why)
         host = {**HOSTS, **REFUSED}[name]
-        models = {"llama": tmp_path / "tinyllama", "qwen": tmp_path / "tiny-qwen2", "qwen-base": tmp_path / "tiny-qwen2"}
+        models = {
+            "llama": tmp_path / "tinyllama",
+            "qwen": tmp_path / "tiny-qwen2",
+            "qwen-base": tmp_path / "tiny-qwen2",
+        }
         if not models["llama"].exists():
             models["llama"].symlink_to(tiny[0])
             (tmp_path / "openai").mkdir()
@@ -124,6 +128,8 @@ def start(tmp_path, tiny, train_flags):
                     (models["qwen"] / file).write_text(json.dumps({**known, "eos_token": "<|endoftext|>"}))
         known = {**train_flags, "model_name_or_path": models[host.llm], "vision_tower": "openai/clip"}
         known |= {"output_dir": tmp_path / "out", "max_steps": 2, "seed": 7, **host.flags, **changes}
+        if name in REFUSED:  # whose train() ends where it looks for the model
+            known = {"model_name_or_path": tmp_path / "none", "data_path": "none", "output_dir": tmp_path / "out"}
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
         flags = arguments({flag: value for flag, value in known.items() if flag not in host.without})
         plugin = [] if asked is None else [python(name), *VGIFT[1:], "run", *arguments(asked), "--"]
@@ -161,3 +167,34 @@ def test_it_trains_on_self_supervised_samples(start, name):
     assert "each task passed its self-test" in done.stderr
     assert len(result["learned"]) == 8 and all(said == answer for said, answer in result["learned"])
     assert len(result["losses"]) == 2 and any("loss_base" in step for step in result["losses"])
+
+
+@parametrised(REFUSED)
+def test_what_cannot_mix_samples_in_starts_as_without_the_plugin_and_refuses_flags_before_the_model(start, name):
+    alone, beside, refused = start(name), start(name, asked={}), start(name, asked=SSL)
+    assert parsed(alone) and parsed(alone) == parsed(beside)
+    assert alone.returncode == beside.returncode == 1
+    assert alone.stderr.splitlines()[-1] == beside.stderr.splitlines()[-1]  # there is no such model
+    assert refused.returncode == 1 and not parsed(refused)
+    last = refused.stderr.splitlines()[-1]
+    assert "self-supervised samples cannot be had here: " in last and "vgift export" in last
+
+
+def parsed(done):
+    """Returns what the parser made of the flags; None where it did not come so far."""
+    line = next((line for line in done.stdout.splitlines() if line.startswith('{"parsed"')), None)
+    return line and without_times(json.loads(line)["parsed"])
+
+
+@parametrised([*HOSTS, *REFUSED])
+def test_doctor_names_the_checkouts_host(name):
+    if why := unfit(name):
+        pytest.skip(why)
+    done = run(
+        name, [python(name), DRIVER.with_name("doctor_cpu.py"), "--checkout", Path(FOLDER, name).absolute()], ROOT
+    )
+    if name in ("InternLM-XComposer", "V-GIFT"):  # the package lies deeper
+        assert done.returncode == 2 and "name the folder that has it" in done.stderr
+        return
+    assert ("verdict       ready" in done.stdout) == (done.returncode == 0) == (name in HOSTS), done.stderr[-3000:]
+    assert ("vgift export" in done.stdout) == (name in REFUSED)

@@ -10,6 +10,7 @@ checkout is changed; packages that need a GPU and are imported without being cal
 import dataclasses
 import functools
 import importlib
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -23,7 +24,9 @@ def tell(**what):
 
 def own(arguments):
     """Returns {class: {field: value}} of parsed arguments, of the checkout's own fields alone."""
-    kinds = [next(k for k in type(one).__mro__ if "vgift_flags" not in vars(one) or k is not type(one)) for one in arguments]
+    kinds = [
+        next(k for k in type(one).__mro__ if "vgift_flags" not in vars(one) or k is not type(one)) for one in arguments
+    ]
     return {
         kind.__name__: {field.name: getattr(one, field.name) for field in dataclasses.fields(kind)}
         for kind, one in zip(kinds, arguments, strict=True)
@@ -78,7 +81,8 @@ if __name__ == "__main__":
     import torch.distributed
 
     torch.manual_seed(0)  # most of them make their projector before the trainer sets the seed
-    module.train()
+    needed = [one for one in inspect.signature(module.train).parameters.values() if one.default is one.empty]
+    module.train(*[0] * len(needed))  # Cambrian's wants the number of the process
 
     if torch.distributed.is_initialized():  # gloo's threads may abort a process that ends with them running
         torch.distributed.destroy_process_group()
