@@ -5,9 +5,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "qwen"))
 
-import on_a_cpu  # noqa: E402
+import on_a_cpu
 
-from vgift_plugin.cli import main  # noqa: E402
+from vgift_plugin.cli import main
 
 if __name__ == "__main__":
     on_a_cpu.stand_in()
