@@ -266,15 +266,15 @@ class ModelHooks(TrainerCallback):
             self._tokens = Tokens.of(prepared.labels, prepared.facts, self._items)
         if mask is None and prepared.attention_mask is found.attention_mask:
             prepared = prepared._replace(attention_mask=None)
-        return tuple(prepared[:6])
+        return tuple(getattr(prepared, name) for name in self.host.prepared)
 
     def _located(self, returned: Any, labels: Tensor | None) -> Prepared:
         """Reads what the host prepared: the places it moved become labels, facts and columns of visual tokens."""
-        names = Prepared._fields[:6]
+        names = self.host.prepared
         if not isinstance(returned, tuple) or len(returned) != len(names):
             found = f"{len(returned)} values" if isinstance(returned, tuple) else type(returned).__name__
             raise HostMismatchError(f"{self.host.prepare}: expected ({', '.join(names)}), found {found}")
-        prepared = Prepared(*returned)
+        prepared = Prepared(**{**dict.fromkeys(Prepared._fields), **dict(zip(names, returned, strict=True))})
         places = prepared.labels
         image = None if prepared.inputs_embeds is None else prepared.attention_mask.bool() & (places < 0)
         return prepared._replace(
