@@ -23,6 +23,7 @@ from .base import Host
 from .token_facts import TokenFactsCollator, Tokens, move
 
 logger = logging.getLogger(__name__)
+NO_LOGITS = "{} returns no logits in training (a fused loss?)"
 ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
 

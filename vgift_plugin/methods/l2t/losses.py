@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -10,11 +11,14 @@ from transformers import TrainerCallback
 
 from ...errors import HostMismatchError
 from ...hosts import IGNORE_INDEX
-from ...hosts.model_hooks import Step
+from ...hosts.model_hooks import NO_LOGITS, Step
 from ...hosts.token_facts import Tokens
 from ...hosts.trainer import all_reduced, log_metrics
 
 ROWS = 1024  # tokens at once: their scores in float32 are 131 MB with a vocabulary of 32,000
+
+
+logger = logging.getLogger(__name__)
 
 
 class InstructionLosses(Step, TrainerCallback):
@@ -30,6 +34,7 @@ class InstructionLosses(Step, TrainerCallback):
         self.weight = weight
         self.required = weight != 1
         self._sums: torch.Tensor | None = None  # response: loss, tokens; instruction: loss, tokens
+        self._told = False  # that there is nothing to report
 
     def forward(self, module: Any, output: Any, tokens: Tokens) -> None:
         """Sums up over the tokens of this forward, in training alone, and weighs them.
@@ -46,6 +51,10 @@ class InstructionLosses(Step, TrainerCallback):
                     f"--instruct_loss_weight {self.weight:g}: {type(module).__name__} returns no loss with the "
                     "scores of all tokens beside it (a fused loss?), so they cannot be weighed; train with weight 1"
                 )
+            if not self._told:
+                told = NO_LOGITS.format(type(module).__name__)
+                logger.warning("response_loss and instruction_loss are not reported: %s", told)
+            self._told = True
             return
         labels, instruction = (one[:, 1:].to(logits.device) for one in (tokens.labels, tokens.instruction))
         rows, columns = ((labels != IGNORE_INDEX) & ~instruction).nonzero(as_tuple=True)

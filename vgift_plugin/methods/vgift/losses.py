@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,9 +10,11 @@ import torch
 from transformers import TrainerCallback
 
 from ...hosts import IGNORE_INDEX
-from ...hosts.model_hooks import Step
+from ...hosts.model_hooks import NO_LOGITS, Step
 from ...hosts.token_facts import Tokens
 from ...hosts.trainer import all_reduced, log_metrics
+
+logger = logging.getLogger(__name__)
 
 
 class TaskLosses(Step, TrainerCallback):
@@ -28,12 +31,20 @@ class TaskLosses(Step, TrainerCallback):
         self.names = ["base", *tasks]
         self.tokens: Tokens | None = None
         self._sums: torch.Tensor | None = None  # (names, 2): loss and tokens
+        self._told = False  # that there is nothing to report
 
     def forward(self, module: Any, output: Any, tokens: Tokens) -> None:
         """Adds up the losses of one batch; only places that carry loss are looked at."""
         self.tokens = tokens
         logits = getattr(output, "logits", None)
-        if not module.training or logits is None or tokens.task is None:
+        if not module.training or tokens.task is None:
+            return
+        if logits is None:
+            if not self._told:
+                logger.warning(
+                    "loss_base and loss_<task> are not reported: %s", NO_LOGITS.format(type(module).__name__)
+                )
+            self._told = True
             return
         with torch.no_grad():
             true = tokens.labels[:, 1:]
