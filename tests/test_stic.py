@@ -348,7 +348,7 @@ def test_describe_first_then_answer(teller, many, checkpoint, tmp_path):
     right = np.mean([rows[k]["equals_answer"]["described"] for k in range(1, 12, 2)])
     assert result["short"]["n"] == 6 and result["short"]["plain"]["accuracy"] == 1.0
     assert result["short"]["described"]["accuracy"] == pytest.approx(right)
-    with pytest.raises(ConfigError, match="--describe-first is about the records"):
+    with pytest.raises(ConfigError, match="--describe_first is about the records"):
         probe(teller, many, ssl_tasks="rotation", describe_first=True)
     with pytest.raises(ConfigError, match="--describe-first: begun with True, now None"):
         probe(teller, many, batch_size=5, **given)

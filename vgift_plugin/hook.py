@@ -14,6 +14,7 @@ import functools
 import importlib
 import inspect
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import field, fields, is_dataclass, make_dataclass
@@ -99,6 +100,8 @@ def _with_flags(host: Host, module: ModuleType, base: type, defaults: Mapping[st
             raise ConfigError.of(mistakes)
         for method, flags in settings.wanted():
             method.check(flags, host, module)
+        if settings.wanted():
+            host.check_run(self, int(os.environ.get("WORLD_SIZE", "1")))  # no process group yet, but for the launcher's
 
     hints = {name: hint for method in METHODS for name, hint in get_type_hints(method.Flags).items()}
     added = []
@@ -162,7 +165,6 @@ def apply(
 
     if not host.sees(data_args):
         raise ConfigError(f"{settings.words()}: needs a model that sees; this run has no --vision_tower")
-    host.check_run(data_module["train_dataset"], data_args, ranks.world_size())
     compared = {f"--{name}": str(value) for name, value in settings.as_dict().items() if name not in all_paths()}
     versions = {"vgift-plugin": __version__, **{name: version(name) for name in ("numpy", "Pillow")}}
     ranks.require_equal({**compared, **versions})

@@ -89,7 +89,7 @@ class Host(Protocol):
     def source(self, data_args: Any) -> str:
         """Returns what to call the base records in the mix table."""
 
-    def check_run(self, dataset: Any, data_args: Any, world: int) -> None:
+    def check_run(self, data_args: Any, world: int) -> None:
         """Raises ConfigError where `world` ranks would not hold the same records, with the cure."""
 
     def conversations(self, dataset: Any) -> int:

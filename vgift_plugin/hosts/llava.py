@@ -69,7 +69,7 @@ class LLaVA:
     def source(self, data_args: Any) -> str:
         return str(data_args.data_path)
 
-    def check_run(self, dataset: Any, data_args: Any, world: int) -> None:
+    def check_run(self, data_args: Any, world: int) -> None:
         """Nothing: its records are the same on all ranks."""
 
     def conversations(self, dataset: Any) -> int:

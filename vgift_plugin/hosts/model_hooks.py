@@ -76,6 +76,7 @@ class Step:
     """
 
     required = True
+    _warned = False
 
     def attach(self, module: nn.Module) -> None:
         """Training begins; `module` is the host's own model, without wrappers."""
@@ -92,6 +93,12 @@ class Step:
 
     def forward(self, module: nn.Module, output: Any, tokens: Tokens) -> Any:
         """Returns the model's output, changed; None leaves it. Called where the batch has labels."""
+
+    def warn_no_logits(self, module: nn.Module, what: str) -> None:
+        """Warns, once, that `what` is not reported, since the model returns no logits."""
+        if not self._warned:
+            logger.warning("%s: not reported, %s returns no logits (a fused loss?)", what, type(module).__name__)
+        self._warned = True
 
 
 class ModelHooks(TrainerCallback):

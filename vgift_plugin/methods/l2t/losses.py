@@ -47,6 +47,7 @@ class InstructionLosses(Step, TrainerCallback):
                     f"--instruct_loss_weight {self.weight:g}: {type(module).__name__} returns no loss with the "
                     "scores of all tokens beside it (a fused loss?), so they cannot be weighed; train with weight 1"
                 )
+            self.warn_no_logits(module, "response_loss and instruction_loss")
             return None
         labels, instruction = (one[:, 1:].to(logits.device) for one in (tokens.labels, tokens.instruction))
         rows, columns = ((labels != IGNORE_INDEX) & ~instruction).nonzero(as_tuple=True)

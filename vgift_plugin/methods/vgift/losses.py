@@ -32,8 +32,11 @@ class TaskLosses(Step, TrainerCallback):
     def forward(self, module: Any, output: Any, tokens: Tokens) -> None:
         """Adds up the losses of one batch; only places that carry loss are looked at."""
         self.tokens = tokens
+        if not module.training or tokens.task is None:
+            return
         logits = outputs.read(output).logits
-        if not module.training or logits is None or tokens.task is None:
+        if logits is None:
+            self.warn_no_logits(module, "loss_base and loss_<task>")
             return
         with torch.no_grad():
             true = tokens.labels[:, 1:]
