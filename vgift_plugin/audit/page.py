@@ -1,4 +1,4 @@
-"""The audit's page: a plot a task, the samples each cheat got right, and all numbers."""
+"""The page of an audit: one plot a task, samples that a leaking cheat got right, and all numbers."""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ STYLE = """\
 figure { font-size: .8rem; } figure img { width: 100%; height: 10rem; object-fit: contain; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1rem; } dd { margin: 0; }
 """
-READING = """A <em>cheat</em> sees nothing of what the picture shows and must stay at chance; a <em>cue</em> sees a
-little of it and may beat chance. Bars: accuracy on held-out photographs; whiskers: 95 % interval; dashed line:
-chance."""
+READING = """A <em>cheat</em> sees nothing, or next to nothing, of what the picture shows, and must not beat its
+control. A <em>cue</em> sees some of the content and may beat chance. The control of a cheat that sees no pixels is
+chance, or the most frequent answer where that beats chance. The control of the JPEG grid is the same solver on samples
+of the same photographs after each was shifted by a few pixels: the content stays, the grid begins anywhere. LEAK: the
+95 % intervals of the accuracy and of its difference to the control begin above chance and above zero by more than the
+threshold. Bars: accuracy on held-out photographs; whiskers: 95 % interval; dashed line: chance."""
 
 
 def audit_page(n: int, flags: Flags, sections: Sequence[str], table: str) -> str:
@@ -38,7 +41,7 @@ def audit_page(n: int, flags: Flags, sections: Sequence[str], table: str) -> str
 
 
 def section(found: Report, samples: Callable[[int], Sample]) -> str:
-    """Returns a task's part of the page; the samples of a leak are painted again for it."""
+    """Returns a task's part of the page; samples of a leak are made again for it."""
     parts = [f"<h2>{escape(found.task)}</h2><p>{escape(split_words(found.split))}</p>{_bars(found)}"]
     for solver, numbers in found.solved.items():
         figures = "".join(_figure(samples(j)) for j in numbers)
@@ -47,7 +50,7 @@ def section(found: Report, samples: Callable[[int], Sample]) -> str:
 
 
 def _bars(found: Report) -> str:
-    """Returns one SVG: a bar a solver, its interval, and a dashed line at chance."""
+    """Returns one SVG: a bar and an interval a solver, and a dashed line at chance."""
     left, wide, high = 190, 600, 26
     tall = high * len(found.rows) + 24
     shapes = []
@@ -59,9 +62,11 @@ def _bars(found: Report) -> str:
             continue
         fill = "bad" if row.verdict == LEAK else "good" if row.kind == CHEAT else "cue"
         words = f"{row.accuracy:.1%} {row.verdict}"
+        if row.control is not None:
+            words += f" (control {row.control_accuracy:.1%})"
         shapes.append(bar(left, wide, y, 16, row.accuracy, (row.low, row.high), fill, words))
     shapes.append(chance_line(left, wide, tall, found.rows[0].chance))
-    return plot(left + wide + 130, tall, shapes)
+    return plot(left + wide + 230, tall, shapes)
 
 
 def _figure(sample: Sample) -> str:
