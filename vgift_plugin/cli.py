@@ -214,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("-n", type=int, default=2000, metavar="N", help="samples of each task (default 2000)")
     sub.add_argument("-o", "--output", default="audit.html", metavar="FILE", help="the page (default audit.html)")
     sub.add_argument("--json", metavar="FILE", help="the same rows as JSON")
-    leak = "a cheat leaks where the lower end of its 95 %% interval is further above chance (default 0.03)"
+    leak = "a cheat leaks if its 95 %% intervals begin further above chance and above its control (default 0.03)"
     sub.add_argument("--threshold", type=float, default=0.03, metavar="X", help=leak)
 
     sub = command(
