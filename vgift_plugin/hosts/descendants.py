@@ -62,8 +62,8 @@ class VILA(LLaVA):
     name = "VILA"
     refuses = (
         "VILA hands its trainer callbacks of its own beside the data module and counts its records before anything "
-        "could be mixed in; write the samples with `vgift export` and name vgift.json and its folder as a data set of "
-        "--data_mixture"
+        "could be mixed in; write the samples with `vgift export`, describe vgift.json and its folder as a data set "
+        "(VILA_DATASETS) and add it to --data_mixture"
     )
 
     def missing(self, module: ModuleType) -> list[str]:
@@ -79,8 +79,8 @@ class Cambrian(LLaVA):
     trainer_name = "CambrianTrainer"
     refuses = (
         "Cambrian trains on TPUs, and reads each record from a line of its file when it is asked for, so that nothing "
-        "can be mixed in; write the samples with `vgift export` and append the records of vgift.json to that file, one "
-        "a line"
+        "can be mixed in; write the samples with `vgift export` below --image_folder and append the records of "
+        "vgift.json to that file, one a line, with paths relative to --image_folder"
     )
 
     def missing(self, module: ModuleType) -> list[str]:
