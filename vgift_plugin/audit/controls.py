@@ -44,9 +44,9 @@ class ShiftedSource(Proxy):
         """Returns the shifted photograph; see `ImageSource.open`."""
         return shifted(self.base.open(index, longest_px), self.base.path(index))
 
-    def recall(self, row: dict, rng: np.random.Generator) -> tuple[list[Image.Image], Params]:
-        """Returns a row's shifted photographs and its choices; see `RowSource.recall`."""
-        images, params = self.base.recall(row, rng)
+    def load(self, row: dict, rng: np.random.Generator) -> tuple[list[Image.Image], Params]:
+        """Returns a row's shifted photographs and its choices; see `RowSource.load`."""
+        images, params = self.base.load(row, rng)
         paths = self.base.paths(row)
         return [shifted(image, path) for image, path in zip(images, paths, strict=True)], params
 
