@@ -1,4 +1,4 @@
-"""The loss of responses and of instructions apart: with instructions in it, the total compares with no other run's."""
+"""Separate losses of responses and instructions, since totals with instructions are not comparable between runs."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ ROWS = 1024  # tokens at once: their scores in float32 are 131 MB with a vocabul
 
 
 class InstructionLosses(Step, TrainerCallback):
-    """Logs `response_loss` and `instruction_loss` beside `loss`, and weighs instructions.
+    """Logs `response_loss` and `instruction_loss` along with `loss`, and weights instructions.
 
     Args:
-        weight: of an instruction's token beside a response's, λ from 0 up. With 1, the paper's, the model's own loss is
-            left as it is; else (responses + λ · instructions) over their tokens, counted alike, takes its place. (Over
-            all tokens of the optimizer step, where transformers' trainer says how many these are, from 4.46 on.)
+        weight: weight λ ≥ 0 of an instruction's token relative to a response's. With 1, the paper's, the model's own
+            loss is kept; otherwise it is replaced by (responses + λ · instructions) over their tokens, weighted alike
+            (over all tokens of the optimizer step if transformers' trainer gives their number, from 4.46 on).
     """
 
     def __init__(self, weight: float = 1.0):
@@ -32,10 +32,10 @@ class InstructionLosses(Step, TrainerCallback):
         self._sums: torch.Tensor | None = None  # response: loss, tokens; instruction: loss, tokens
 
     def forward(self, module: Any, output: Any, tokens: Tokens) -> None:
-        """Sums up over the tokens of this forward, in training alone, and weighs them.
+        """Adds up the losses of this forward pass, in training only, and applies the weight.
 
         Raises:
-            HostMismatchError: they are to be weighed, and the model does not return their scores.
+            HostMismatchError: a weight is to be applied, but the model does not return logits.
         """
         logits = getattr(output, "logits", None)
         if not module.training or tokens.instruction is None:
@@ -50,17 +50,17 @@ class InstructionLosses(Step, TrainerCallback):
         labels, instruction = (one[:, 1:].to(logits.device) for one in (tokens.labels, tokens.instruction))
         rows, columns = ((labels != IGNORE_INDEX) & ~instruction).nonzero(as_tuple=True)
         responses, instructions = len(rows), int(instruction.sum())
-        if not responses + instructions:  # a mean over nothing is no number
+        if not responses + instructions:  # the mean is undefined
             return
         with torch.set_grad_enabled(self.required):
             response = sum(
                 cross_entropy(logits[some].float(), labels[some], reduction="sum")
                 for some in zip(rows.split(ROWS), columns.split(ROWS), strict=True)
             )
-            # The model's loss is one sum over all of them, divided: what responses leave of it is the instructions'.
+            # The model's loss is a sum over all these tokens, divided; the instructions' part is the rest of the sum.
             divisor = responses + instructions if tokens.items is None else tokens.items
             rest = output.loss * divisor - response
-            if self.required:  # of instructions alone, with weight 0, nothing is learned
+            if self.required:  # with weight 0 and instructions only, the loss is 0
                 weighted = responses + self.weight * instructions or 1
                 output.loss = (response + self.weight * rest) / (weighted if tokens.items is None else divisor)
         counts = response.new_tensor([responses, instructions])
@@ -68,7 +68,7 @@ class InstructionLosses(Step, TrainerCallback):
         self._sums = sums if self._sums is None else self._sums + sums
 
     def take(self) -> dict[str, float]:
-        """Returns the mean losses since the last call, over all ranks, which must all call it; {} without any."""
+        """Returns the mean losses since the last call, over all ranks, which must all call it; {} if there are none."""
         sums = torch.zeros(4, dtype=torch.float64) if self._sums is None else self._sums
         self._sums = None
         response, responses, instruction, instructions = all_reduced(sums)
@@ -76,6 +76,6 @@ class InstructionLosses(Step, TrainerCallback):
         return means | ({"instruction_loss": instruction / instructions} if instructions else {})
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        """Adds the two losses to a training log."""
-        if logs and "loss" in logs:  # not the summary at the end, nor an evaluation
+        """Adds the two losses to a log of training."""
+        if logs and "loss" in logs:  # neither the final summary nor an evaluation
             log_metrics(args, state, logs, self.take())
