@@ -1,4 +1,4 @@
-"""The export as a job: its items are chunks, and once all are written the index follows from them."""
+"""The export as a job: its items are chunks, and the index is written when all are complete."""
 
 from __future__ import annotations
 
@@ -40,27 +40,28 @@ def export(
     chunk_size: int = 500,
     workers: int | None = None,
 ) -> str:
-    """Writes the samples; goes on where an interrupted export stopped.
+    """Writes the samples, and resumes an interrupted export.
 
     Args:
         flags: {flag: value} as given.
-        image_folder: as LLaVA has it; without `data_path`, the images to make samples of.
-        output: a folder of this export alone.
-        format: `llava` (pictures and vgift.json), `webdataset` (tar shards, a folder a task), or `messages` (pictures
+        image_folder: LLaVA's image folder; without `data_path`, the folder of images to make samples from.
+        output: a folder used only for this export.
+        format: `llava` (pictures and vgift.json), `webdataset` (tar shards, a folder per task), or `messages` (pictures
             and vgift.jsonl).
-        data_path: LLaVA records: `--ssl_ratio` counts them, samples are made of their images, and with `--ssl_replay`
-            their published samples are written too. Without it the ratio counts the images.
-        n: samples of each task, instead of by ratio.
+        data_path: LLaVA records. `--ssl_ratio` is relative to their number, samples are made from their images, and
+            with `--ssl_replay` their published samples are also written. Without it the ratio is relative to the
+            number of images.
+        n: samples of each task, instead of the ratio.
         epoch: the epoch of training whose samples are written, from 0 up.
-        jpeg_quality: 1 to 100; None writes PNG, bit by bit what training sees.
-        chunk_size: samples in a chunk, which is a shard, and what an interruption can cost.
-        workers: processes; all cores by default, shared among the ranks of one machine.
+        jpeg_quality: 1 to 100; None writes PNG, with exactly the pixels of training.
+        chunk_size: samples per chunk, which is a shard and the most that an interruption can lose per process.
+        workers: processes; by default all cores, shared among the ranks of a machine.
 
     Returns:
         one line for the terminal.
 
     Raises:
-        ConfigError: a flag or path is wrong, or the folder holds something else; nothing was written.
+        ConfigError: a flag or path is invalid, or the folder holds something else; nothing was written.
     """
     _check(format, n, epoch, jpeg_quality, chunk_size, workers)
     given = VgiftFlags.of(flags)
@@ -91,7 +92,7 @@ def export(
     if listed:
         settings["sources"]["published"] = ", ".join(f"{one.where}, {one.fingerprint()}" for one in replay.sources)
     if _finished(output, settings):
-        shutil.rmtree(Path(output, PARTS), ignore_errors=True)  # killed between writing the result and this
+        shutil.rmtree(Path(output, PARTS), ignore_errors=True)  # left if killed after writing the result
         return f"{output}: complete already, nothing to do"
     with Job(Path(output, PARTS), settings, remove=output, root=Path(output)) as job:
         total = len(what.chunks)
@@ -124,7 +125,7 @@ def _check(format: str, n: int | None, epoch: int, quality: int | None, chunk_si
 
 
 def _finished(output: str, settings: dict) -> bool:
-    """Tells whether this very export is complete.
+    """Returns whether this export is complete.
 
     Raises:
         ConfigError: the folder holds another export, or other files.
@@ -141,7 +142,7 @@ def _finished(output: str, settings: dict) -> bool:
 
 
 def _assemble(what: Export, settings: dict, chunks: Iterable[dict]) -> str:
-    """Writes index and result from all chunks. Several ranks may do so at once: each writes the same bytes."""
+    """Writes index and result from all chunks; several ranks may do so at once, since they write the same bytes."""
     output = Path(what.output)
     redraws: dict[str, Counter[str]] = {part: Counter() for part in what.sizes()}
 
@@ -162,7 +163,7 @@ def _assemble(what: Export, settings: dict, chunks: Iterable[dict]) -> str:
 
 
 def _index(entries: Iterable[dict], format: str) -> Iterator[bytes]:
-    """Yields the index file: a JSON list for `llava`, lines for `messages`."""
+    """Yields the content of the index file: a JSON list for `llava`, JSON lines for `messages`."""
     lead, between, end = ("[\n", ",\n", "\n]\n") if format == "llava" else ("", "\n", "\n")
     for entry in entries:
         yield (lead + json.dumps(entry)).encode()

@@ -1,4 +1,4 @@
-"""`vgift pairs`: matched points of pairs of different photographs, by DINOv2 features."""
+"""`vgift pairs`: matches points of pairs of different photographs by DINOv2 features."""
 
 from .job import make_pairs
 

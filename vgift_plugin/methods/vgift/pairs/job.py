@@ -1,7 +1,7 @@
-"""`vgift pairs`: a file of matched points for many pairs of photographs, by any number of processes, resumable.
+"""`vgift pairs`: writes matched points of many pairs of photographs, with any number of processes, resumable.
 
-A job of up to two parts (see `data.jobs`): `features` of all photographs, from which the pairs follow where no list of
-them is given, and `pairs`. Features are kept in files, `OUTPUT.parts/features-*.npy`, of 64 photographs each.
+The job has up to two parts (see `data.jobs`): `features` of all photographs, which determine the pairs if no list is
+given, and `pairs`. Features are stored in `OUTPUT.parts/features-*.npy`, 64 photographs per file.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def _digest(what: list) -> str:
 def neighbours(
     job: FileJob, matcher: Matcher, names: Sequence[str], max_similarity: float
 ) -> tuple[list[Pair], dict[str, int]]:
-    """Returns every photograph with its most similar other one, each pair once; and why photographs have none."""
+    """Returns each photograph paired with its most similar other one, without repetition, and {reason: count} of
+    photographs without a pair."""
     import torch
 
     def compute(block: range) -> list[dict[str, Any]]:
@@ -64,7 +65,7 @@ def neighbours(
 
 
 def _write(job: FileJob, items: Iterable[dict[str, Any]], passed_over: dict[str, int]) -> str:
-    """Writes `output` and `OUTPUT.report.json`, rows in the order of the pairs; returns one line of statistics."""
+    """Writes `output`, with rows in the order of the pairs, and `OUTPUT.report.json`; returns a line of statistics."""
     rows, reasons, total = [], Counter(), 0
     for item in items:
         total += 1
@@ -106,36 +107,36 @@ def make_pairs(
     batch_size: int = 16,
     workers: int = 4,
 ) -> str:
-    """Matches points of pairs of photographs; returns one line that says how it went.
+    """Matches points of pairs of photographs; returns a line of statistics.
 
     Each line of `output` is a kept pair: {"id", "image1", "image2", "wh1": [w, h], "wh2", "query": [x, y], "match",
     "distractors": [[x, y], ...], "similarity", "margin", "label"}. Points are pixels of the upright photograph at its
     own size, the query in the first, match and distractors in the second; see `matching.choose` for what is kept.
     Under torchrun (RANK, WORLD_SIZE, LOCAL_RANK) the ranks share the work, and the last one to finish writes the file;
-    without a list of pairs each waits until all photographs have their features. The file is the same for any number of
-    ranks and interruptions on one kind of machine with one version of torch and transformers; on a CPU also for any
-    batch size.
+    without a list of pairs each rank waits for the features of all photographs. With one kind of machine and one
+    version of torch and transformers, the file is the same for any number of ranks and interruptions; on a CPU also for
+    any batch size.
 
     Args:
-        image_folder: the photographs, searched recursively; what the names in `pairs` are relative to.
-        output: the file to write, JSON lines; `OUTPUT.parts` and `OUTPUT.report.json` appear beside it.
-        pairs: a list of pairs (see `read_pairs`); without it each photograph is paired with its most similar other one.
-        masks: label maps of the photographs (see `matching.read_labels`, `matching.place_labels`); without them the
-            object is the whole photograph.
+        image_folder: the photographs, searched recursively; the names in `pairs` are relative to it.
+        output: the file to write, JSON lines; `OUTPUT.parts` and `OUTPUT.report.json` are written next to it.
+        pairs: a list of pairs (see `read_pairs`); by default each photograph is paired with its most similar other one.
+        masks: label maps of the photographs (see `masks.read_labels`, `masks.place_labels`); without them the object is
+            the whole photograph.
         model: a DINOv2, by name or folder.
-        seed: of queries and distractors; a pair's depend on it and on the two names alone.
-        distractors: wrong candidates stored for each pair at most, 2 or more.
-        min_distance: least distance between candidates, as a share of the second photograph's shorter side.
-        min_similarity: least cosine similarity of query and match.
-        min_margin: how much less similar everything farther than `min_distance` from the match must be.
-        border: least distance of points from the edge, as a share of the shorter side.
-        max_global_similarity: photographs more similar than this are near-duplicates and no pair (without a list).
-        resolution: shorter side of what the model sees, in pixels.
-        batch_size: pairs at once; also photographs at once in the model, on cuda.
+        seed: seed of queries and distractors, which depend only on it and on the two names.
+        distractors: maximum number of wrong candidates stored per pair, 2 or more.
+        min_distance: minimum distance between candidates, as a share of the second photograph's shorter side.
+        min_similarity: minimum cosine similarity of query and match.
+        min_margin: minimum by which all patches at least `min_distance` from the match are less similar.
+        border: minimum distance of points from the edge, as a share of the shorter side.
+        max_global_similarity: photographs more similar than this are near-duplicates and not paired (without a list).
+        resolution: shorter side of the model's input, in pixels.
+        batch_size: pairs at once; also photographs per batch in the model, on cuda.
         workers: threads that open photographs.
 
     Raises:
-        ConfigError: a setting, the list, the model or a folder is not usable, or it was begun with other settings.
+        ConfigError: a setting, the list, the model or a folder is not usable, or the job was begun with other settings.
     """
     _check(
         {
