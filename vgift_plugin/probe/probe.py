@@ -1,4 +1,4 @@
-"""`vgift probe`: does a trained model look, and does a data set need its pictures?"""
+"""`vgift probe`: does a trained model use its pictures, and does a data set need them?"""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from . import task_accuracy as accuracy
 from . import visual_contribution as contribution
 from .page import records_page, tasks_page
 
-LEAST = 2  # samples, for another one's picture to be shown
-NAMED = 20  # records that are left out, on the terminal; all of them are in the JSON
+LEAST = 2  # samples, so that there is another one's picture to show
+NAMED = 20  # left-out records named on the terminal; the JSON has all of them
 
 
 def probe(
@@ -52,25 +52,25 @@ def probe(
 ) -> str:
     """Probes a checkpoint, and writes a page.
 
-    With tasks: generates greedy answers to n samples of each, with their pictures, with a grey square, and with another
-    sample's, and scores them exactly. Without: measures on n records of `data_path` how much likelier the reference
-    answers are by their pictures.
+    With tasks, greedy answers to n samples of each are generated with their pictures, with a grey square, and with
+    another sample's picture, and scored exactly. Without tasks, the gain in likelihood of the reference answers by
+    their pictures is measured on n records of `data_path`.
 
     Args:
         flags: {flag: value} as given.
-        model_path: a LLaVA checkpoint, see `Checkpoint.load`.
-        image_folder: photographs, searched recursively; with `data_path`, what its paths are relative to.
-        model_base: what an adapter was trained on.
-        data_path: LLaVA records; with tasks, those whose pictures samples are made of.
-        n: samples of each task; or records, chosen by the seed.
+        model_path: a LLaVA checkpoint, see `hosts.loading.find`.
+        image_folder: photographs, searched recursively; with `data_path`, the folder its paths are relative to.
+        model_base: the base model of an adapter.
+        data_path: LLaVA records to measure; with tasks, the records whose pictures are used for samples.
+        n: number of samples of each task, or of records, chosen by the seed.
         output: the page, `.html`.
-        json_path: where the numbers go as JSON, if anywhere.
-        resume: the journal; by default `OUTPUT.jsonl`. A rerun goes on with what is in it.
+        json_path: file for the numbers as JSON, or None.
+        resume: the journal, from which a rerun resumes; by default `OUTPUT.jsonl`.
         batch_size: questions at once.
-        device: see `Checkpoint.load`.
-        seed: of samples and choice of records; training's default is 0, so that other samples are asked for here.
-        conv_mode: the chat template, see `Checkpoint.load`.
-        describe_first: with records, also measures answers after the model's own description; see `describing`.
+        device: see `hosts.checkpoint.device_of`.
+        seed: seed of samples and of the choice of records; it differs from training's default, 0, to get new samples.
+        conv_mode: the chat template, see `hosts.loading.find`.
+        describe_first: with records, also measures answers after the model's own description; see `describe_first`.
 
     Returns:
         the table for the terminal.
@@ -114,7 +114,7 @@ def probe(
     device = device_of(device)
     model = {"--model_path": model_path, "--model_base": model_base, "--conv_mode": found.template, "--device": device}
     settings = {**model, "weights": found.weights, **what, "vgift-plugin": __version__}
-    load = functools.cache(lambda: Checkpoint.of(found, device))  # not at all where all is in the journal
+    load = functools.cache(lambda: Checkpoint.of(found, device))  # not called if the journal is complete
     with Job(journal, settings, flag="--resume FILE", alone=True) as job:
         if asks:
             table, result, page = _tasks(job, load, made, n, batch_size)
@@ -144,7 +144,7 @@ def _chosen(
 
 
 def _tasks(job: Job, load: Callable[[], Checkpoint], made: Sequence[Stream], n: int, batch_size: int) -> tuple:
-    """Asks for the samples of all tasks; returns (table, what goes into the JSON, page of (about, table))."""
+    """Asks the samples of all tasks; returns (table, content of the JSON, function of (about, table) for the page)."""
     results, rows = {}, {}
     tested: set[str] = set()
     for stream in made:
@@ -163,7 +163,7 @@ def _tasks(job: Job, load: Callable[[], Checkpoint], made: Sequence[Stream], n: 
 
 
 def _test(stream: Stream, checkpoint: Checkpoint) -> None:
-    """Sends a few samples through the host, as training does before its first step."""
+    """Runs the self-test on a few samples, as training does before its first step."""
     try:
         self_test(stream, checkpoint, checkpoint.template, checkpoint.tokenizer, checkpoint.host)
     except SelfTestError as err:
@@ -178,7 +178,7 @@ def _records(
     batch_size: int,
     describe_first: bool,
 ) -> tuple:
-    """Measures the chosen records; returns (table, what goes into the JSON, page of (about, table))."""
+    """Measures the chosen records; returns (table, content of the JSON, function of (about, table) for the page)."""
 
     def ask(block: range) -> list[dict]:
         return describing.ask(load(), chosen, block) if describe_first else chosen.measure(load(), block)
@@ -214,9 +214,9 @@ def _records(
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """Whether a trained model looks: self-supervised tasks, asked with their picture, blind, and with another picture.
+    """Test whether a trained model looks: ask self-supervised tasks with their picture, blind, and with another one.
 
-    Without --ssl_tasks the records of --data_path are measured: how much likelier are their answers by the picture?
+    Without --ssl_tasks, the records of --data_path are measured: how much likelier does the picture make their answers?
     """
 
     EXAMPLE: ClassVar[str] = (
