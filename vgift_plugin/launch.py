@@ -1,4 +1,4 @@
-"""`vgift run`: runs an unedited command, and attaches the plugin in any Python below it that imports LLaVA's training."""
+"""`vgift run`: runs an unedited command, with the plugin attached in every Python below it that trains a LLaVA."""
 
 from __future__ import annotations
 
