@@ -201,7 +201,7 @@ def naming(n: int, photo: Image.Image) -> Row:
 
 
 def loading(base, folder: Path, epochs: int, results: list) -> None:
-    """Adds rows on DataLoader throughput, and on a worker's memory growth over an epoch, with and without the plugin."""
+    """Adds rows on DataLoader throughput and a worker's memory growth over an epoch, with and without the plugin."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, CORES)
     flags = VgiftFlags(ssl_tasks=TASKS, ssl_ratio=0.1)
