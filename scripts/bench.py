@@ -104,7 +104,7 @@ def generation(stream: Stream, n: int) -> Row:
     task, made = stream.task, [stream(0, j) for j in range(n)]
     photos = [
         [open_photo(path, longest_px=task.longest_px) for path in sample.sources] for sample in made
-    ]  # as drawn on
+    ]  # at the size that draw gets
 
     def generate(j: int) -> None:
         params = task.draw(generator(stream.seed, "sample", task.name, 0, j, made[j].redraws), photos[j])

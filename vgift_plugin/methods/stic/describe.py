@@ -44,7 +44,7 @@ class Describe(Asking):
     data_path: str = option(help="LLaVA records, of which some are taken", metavar="JSON")
 
     def run(self) -> str:
-        """Returns what was done.
+        """Returns a summary for the terminal.
 
         Raises:
             ConfigError: a setting, a path or the checkpoint is not usable, or it was begun with other settings.

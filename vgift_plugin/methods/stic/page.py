@@ -25,7 +25,7 @@ EQUAL, DIFFERENT = "equal", "different"
 
 @dataclass(frozen=True, kw_only=True)
 class PreviewPairs:
-    """Look at the pairs of a preference file side by side, with the differences marked."""
+    """Show the pairs of a preference file side by side, with the differences marked."""
 
     EXAMPLE: ClassVar[str] = "example:\n  vgift stic preview prefs.jsonl --image_folder DIR -n 4 -o pairs.html"
 

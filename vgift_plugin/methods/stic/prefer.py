@@ -92,7 +92,7 @@ class Prefer(Asking):
     n: int = option(6000, "photographs; all, where there are fewer", short="-n", metavar="N")
 
     def run(self) -> str:
-        """Returns what was done.
+        """Returns a summary for the terminal.
 
         Raises:
             ConfigError: a setting, a path or the checkpoint is not usable, or it was begun with other settings.

@@ -30,7 +30,7 @@ def gallery(sections: Sequence[Section], about: str) -> str:
 def _section(title: str, task: Task, samples: list[Sample]) -> dict[str, Any]:
     answers = [sample.response for sample in samples]
     return {
-        "id": "-".join(re.findall(r"\w+", title)),  # `color, published` is linked to as #color-published
+        "id": "-".join(re.findall(r"\w+", title)),  # `color, published` becomes color-published
         "title": title,
         "about": summary(type(task)),
         "chance": task.chance,

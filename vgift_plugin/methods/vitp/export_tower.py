@@ -142,7 +142,7 @@ def export_tower(checkpoint: str, output: str, model_base: str | None = None, vi
 
 @dataclass(frozen=True)
 class ExportTower:
-    """Take the trained vision tower out of a checkpoint: a plain CLIPVisionModel folder."""
+    """Extract the trained vision tower of a checkpoint, as a plain CLIPVisionModel folder."""
 
     EXAMPLE: ClassVar[str] = (
         "example:\n  vgift export-tower checkpoints/llava-v1.5-7b -o tower\n\n"
