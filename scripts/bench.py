@@ -1,9 +1,10 @@
-"""What the plugin costs, each number beside a baseline taken in turn with it: ratios, never times alone.
+"""Measures the plugin's cost as ratios to baselines, which are timed in turn with it.
 
     python scripts/bench.py [--small] [--json FILE]
 
-Upstream's own dataset, CLIP's preprocessing at 336 px, real photographs (those of scikit-image at COCO's 640×480 and at
-2000×1500, as JPEG), one core, no GPU. `--small` takes few samples: it shows that all rows run, not what they cost.
+It uses upstream's own dataset, CLIP's preprocessing at 336 px, real photographs (scikit-image's at COCO's 640×480 and
+at 2000×1500, as JPEG), one core and no GPU. `--small` takes few samples: it checks that all rows run, without valid
+measurements.
 """
 
 import argparse
@@ -54,13 +55,13 @@ MIX665K = 665_298
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: two medians, taken in turn, in the same process.
+    """One line of the table: two medians, measured in turn in the same process.
 
     Attributes:
-        row: what was measured, against what.
+        row: description of what was measured against what.
         ours_ms: median, milliseconds.
         baseline_ms: median, milliseconds.
-        target: the greatest ratio wanted; None where there is none.
+        target: the maximum ratio wanted, or None.
     """
 
     row: str
@@ -75,7 +76,7 @@ class Row:
 
 
 def in_turn(ours: Sequence[Callable[[], Any]], baseline: Sequence[Callable[[], Any]]) -> tuple[float, float]:
-    """Runs one of each in turn; returns the medians in milliseconds."""
+    """Returns the median times in milliseconds of two lists of functions, run in turn."""
     times: tuple[list[float], list[float]] = ([], [])
     for pair in zip(ours, baseline, strict=True):
         for work, kept in zip(pair, times, strict=True):
@@ -86,7 +87,7 @@ def in_turn(ours: Sequence[Callable[[], Any]], baseline: Sequence[Callable[[], A
 
 
 def through_the_host(stream: Stream, base: Any, n: int) -> Row:
-    """Measures whole samples, from files to tensors, against ordinary ones of the same photographs."""
+    """Returns the time of whole samples, from files to tensors, against ordinary ones of the same photographs."""
     encoder, root = Encoder(LLaVA(), base), stream.source.root
     first = {picture_name(record): k for k, record in reversed(list(enumerate(base.list_data_dict)))}
     made = [stream(0, j) for j in range(n)]
@@ -99,11 +100,11 @@ def through_the_host(stream: Stream, base: Any, n: int) -> Row:
 
 
 def generation(stream: Stream, n: int) -> Row:
-    """Measures draw, render and ask on decoded photographs against decoding them."""
+    """Returns the time of draw, render and ask on decoded photographs against that of decoding them."""
     task, made = stream.task, [stream(0, j) for j in range(n)]
     photos = [
         [open_photo(path, longest_px=task.longest_px) for path in sample.sources] for sample in made
-    ]  # as drawn on
+    ]  # at the size that draw gets
 
     def generate(j: int) -> None:
         params = task.draw(generator(stream.seed, "sample", task.name, 0, j, made[j].redraws), photos[j])
@@ -121,7 +122,7 @@ def generation(stream: Stream, n: int) -> Row:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Returns the rows as a table: ours, baseline, ratio, target."""
+    """Returns the rows as a text table: ours, baseline, ratio, target."""
     width = max(len(row.row) for row in rows)
     lines = [f"{'':<{width}}  {'ours':>10}  {'baseline':>10}  {'ratio':>7}  target"]
     for row in rows:
@@ -132,7 +133,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def photographs(folder: Path, wh: tuple[int, int]) -> None:
-    """Writes crops of real photographs, as JPEG of quality 92."""
+    """Writes crops of real photographs as JPEG of quality 92."""
     folder.mkdir(parents=True)
     source = Path(skimage.__file__).parent / "data"
     for name in (
@@ -147,14 +148,14 @@ def photographs(folder: Path, wh: tuple[int, int]) -> None:
         scale = max(wh[0] / image.width, wh[1] / image.height)
         image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
         for k, left in enumerate({0, image.width - wh[0]}):
-            rng = np.random.default_rng(k)  # a camera's grain: an enlarged picture alone is too easy to decode
+            rng = np.random.default_rng(k)  # adds grain like a camera's: enlarged pictures are too easy to decode
             pixels = np.asarray(image.crop((left, 0, left + wh[0], wh[1])), np.float32)
             grainy = np.clip(pixels + rng.normal(0, 4, (wh[1], wh[0], 1)), 0, 255).astype(np.uint8)
             Image.fromarray(grainy).save(folder / f"{Path(name).stem}-{k}.jpg", quality=92)
 
 
 def records(folder: Path, count: int) -> list[dict]:
-    """Returns base records as LLaVA has them, about the photographs of a folder."""
+    """Returns LLaVA records about the photographs of a folder."""
     names = sorted(path.name for path in folder.iterdir())
     ask = {"from": "human", "value": "<image>\nWhat does this picture show? Answer briefly."}
     answer = {"from": "gpt", "value": "A photograph."}
@@ -162,7 +163,7 @@ def records(folder: Path, count: int) -> list[dict]:
 
 
 def talk(record: dict, k: int) -> dict:
-    """Returns a record as long as those of mix665k, 1.5 kB: four questions with their answers."""
+    """Returns a record as long as those of mix665k, 1.5 kB, with four questions and answers."""
     ask = f"What can be said about detail number {k} of this picture, and how does it belong to all the rest of it?"
     answer = f"Detail {k} " + "stands beside another one, a little to the left, in front of what may be a wall. " * 3
     turns = [{"from": who, "value": f"{text}{t}"} for t in range(4) for who, text in (("human", ask), ("gpt", answer))]
@@ -170,7 +171,7 @@ def talk(record: dict, k: int) -> dict:
 
 
 def naming(n: int, photo: Image.Image) -> Row:
-    """Colour matching against the same with a plain loop over all names for every colour."""
+    """Returns the time of colour matching against the same with a plain loop over all names for every colour."""
     task, (names, _) = get_task("color")(), xkcd()
     from matplotlib.colors import XKCD_COLORS
 
@@ -200,7 +201,7 @@ def naming(n: int, photo: Image.Image) -> Row:
 
 
 def loading(base, folder: Path, epochs: int, results: list) -> None:
-    """DataLoader throughput, and how much a worker grows over an epoch, with the plugin and without."""
+    """Adds rows on DataLoader throughput and a worker's memory growth over an epoch, with and without the plugin."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, CORES)
     flags = VgiftFlags(ssl_tasks=TASKS, ssl_ratio=0.1)
@@ -233,7 +234,7 @@ def loading(base, folder: Path, epochs: int, results: list) -> None:
 
 
 class Resident(torch.utils.data.Dataset):
-    """A dataset that also returns its process's resident memory, bytes."""
+    """A dataset that also returns the resident memory of its process, in bytes."""
 
     def __init__(self, dataset):
         self.dataset = dataset
@@ -261,7 +262,7 @@ class Nothing(Sequence):
 
 
 def construction(tokenizer: Path, folder: Path, work: Path, size: int, results: list) -> None:
-    """Construction and lengths on all of mix665k, against upstream's own lengths; then a hundred million records."""
+    """Adds rows on construction and lengths: for all of mix665k against upstream's lengths, then for 100 M records."""
     path = work / "one.json"
     path.write_text(json.dumps(records(folder, 1)))
     base = upstream_dataset(str(path), str(folder), str(tokenizer), None)
@@ -298,8 +299,8 @@ def construction(tokenizer: Path, folder: Path, work: Path, size: int, results: 
 
 
 def instructions(base, work: Path, n: int, results: list) -> None:
-    """What learning instructions costs: loading a sample, and a training step on batches that are ready; and what it
-    costs to tell the losses of tasks apart."""
+    """Adds rows on learning instructions (loading a sample, a training step on ready batches) and on separate losses of
+    tasks."""
     from argparse import Namespace
 
     from llava.model import LlavaLlamaForCausalLM
@@ -343,14 +344,14 @@ def instructions(base, work: Path, n: int, results: list) -> None:
         optimizer.zero_grad()
 
     def beside(acting, batch: dict, log) -> list[float]:
-        """Times steps on a batch with a step of ours inside the model, and on the plain one without, in turn."""
+        """Returns median times of training steps with one of our steps in the model, and of plain ones, in turn."""
         hooks, times = ModelHooks(LLaVA(), [acting]), []
 
         def ours() -> None:
             step(batch)
             log()
 
-        for _ in range(n):  # attached and taken off outside the clock
+        for _ in range(n):  # attached and detached outside the timing
             hooks.attach(model)
             one = in_turn([ours], [lambda: None])[0]
             hooks.detach()
@@ -368,7 +369,7 @@ def instructions(base, work: Path, n: int, results: list) -> None:
 
 
 def imports(results: list, repeats: int) -> None:
-    """What `vgift run` adds to a process: one that does not import llava, and one that does."""
+    """Adds rows on the start-up cost of `vgift run` for a process that does not import llava, and for one that does."""
     bootstrap = Path(vgift_plugin.__file__).parent / "_bootstrap"
     plain = {**os.environ, "PYTHONPATH": ""}
     from urllib.parse import quote
@@ -387,7 +388,7 @@ def imports(results: list, repeats: int) -> None:
     times = in_turn([lambda: start(hooked)] * repeats, [lambda: start(plain)] * repeats)
     results.append(Row("python -c pass, hooked / not", *times))
     print(f"python -c pass: {times[0] - times[1]:.0f} ms more with the hook (target: 60)")
-    # In one process, for two of three seconds each differ by more than what is looked for.
+    # Measured in one process: separate imports take three seconds each and vary by more than the difference.
     shown = subprocess.run([sys.executable, "-c", ATTACH], env=plain, check=True, capture_output=True, text=True).stdout
     alone, added = map(float, shown.split()[-2:])
     results.append(Row("import llava.train.train, with attach / without", alone + added, alone))

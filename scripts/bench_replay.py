@@ -1,10 +1,10 @@
-"""What painting the published mixture while training saves against writing its pictures first; and how fast export is.
+"""Measures what painting the published mixture in training saves over writing its pictures first, and export speed.
 
     python scripts/bench_replay.py [--slice 300] [--base 665298]
 
-A release of the published size is made up: metadata files of 22,176 rows, photographs of COCO's size (640×480 crops
-of those that ship with scikit-image; a few real JPEG files under 22,176 names), and the records that name the samples.
-Writing is measured on a slice and scaled to all 66,528 pictures, which the table says.
+It creates a mock release of the published size: metadata files of 22,176 rows, photographs of COCO's size (640×480
+crops of scikit-image's; a few real JPEG files under 22,176 names), and the records that name the samples. Writing is
+measured on a slice and scaled to all 66,528 pictures, as stated in the table.
 """
 
 import argparse
@@ -29,7 +29,7 @@ PHOTOGRAPHS = Path(skimage.__file__).parent / "data"
 
 
 def photographs(folder: Path, rng: random.Random, count: int) -> list[str]:
-    """Puts a few real photographs under many names."""
+    """Writes a few real photographs under many names; returns the names."""
     folder.mkdir(parents=True)
     files = []
     for name in ("astronaut.png", "coffee.png", "motorcycle_left.png", "rocket.jpg", "chelsea.png"):
@@ -45,7 +45,7 @@ def photographs(folder: Path, rng: random.Random, count: int) -> list[str]:
 
 
 def release(metadata: Path, names: list[str], rng: random.Random) -> list[dict]:
-    """Writes metadata as published; returns the records that name its samples."""
+    """Writes metadata in the published form; returns the records that name its samples."""
     metadata.mkdir()
     rotation, color, pairs, records = [], [], [], []
 
@@ -77,7 +77,7 @@ def release(metadata: Path, names: list[str], rng: random.Random) -> list[dict]:
 
 
 def seconds(work, repeats: int = 1) -> float:
-    """Returns the median time of some work."""
+    """Returns the median time of a function in seconds."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()

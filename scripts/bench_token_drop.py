@@ -1,10 +1,10 @@
-"""What a training step costs with visual tokens dropped, beside the same step without, in turn in the same process.
+"""Compares the time of training steps with and without dropped visual tokens, in turn in the same process.
 
     python scripts/bench_token_drop.py            # a minute on one core
 
-Upstream's own model with LLaVA-1.5's lengths (336 px, 576 visual tokens, 64 of text) and a small language model of
-random weights, so that it runs on a CPU. The tower sees all of the picture either way: the smaller it is beside the
-language model, the more is saved. It is counted on its own.
+It uses upstream's own model with LLaVA-1.5's lengths (336 px, 576 visual tokens, 64 text tokens) and a small language
+model with random weights, to run on a CPU. The tower always processes the whole picture, so a smaller tower relative to
+the language model means larger savings. Its time is also measured separately.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TEXT, IMAGE = 64, -200
 
 
 def make_model(folder: str, hidden: int, layers: int) -> LlavaLlamaForCausalLM:
-    """Returns the model in training mode, its tower trained too."""
+    """Returns the model in training mode, with its tower unfrozen."""
     llm, tower = build(folder, image_px=336, hidden=hidden, layers=layers, tower_hidden=64, tower_layers=3)
     model = LlavaLlamaForCausalLM.from_pretrained(llm, attn_implementation="sdpa")
     settings = {"mm_vision_select_layer": -2, "mm_vision_select_feature": "patch", "mm_patch_merge_type": "flat"}
@@ -82,7 +82,7 @@ def main() -> None:
 
     drops = [0.0, *args.drop]
     times: dict[object, list[float]] = {key: [] for key in [*drops, "tower"]}
-    for turn in range(args.steps + 1):  # the first one warms up
+    for turn in range(args.steps + 1):  # the first turn is a warm-up
         for key in times:
             took = see() if key == "tower" else step(key)
             if turn:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The main job, from nothing: builds a tiny LLaVA, draws and cuts pictures, fine-tunes with upstream's own training code
-# and self-supervised samples mixed in, and measures on held-out pictures whether the model looks.
+# Demo of the main use, from scratch: builds a tiny LLaVA, creates pictures, fine-tunes with upstream's own code and
+# self-supervised samples mixed in, and measures on held-out pictures whether the model uses them.
 source "$(dirname "$0")/env.sh"
 
 SECONDS=0

@@ -1,8 +1,8 @@
-"""Makes scripts/demo/samples.png, the picture of the README: samples of all registered tasks with their words.
+"""Writes scripts/demo/samples.png, the picture of the README: samples of all registered tasks with their texts.
 
     python scripts/readme_picture.py
 
-The photographs are those of scikit-image.
+The photographs come from scikit-image.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ GREEN = "#2a7f62"
 
 
 def main() -> None:
-    """Writes the picture: a heading and a row of samples for each task."""
+    """Writes the picture, with a heading and a row of samples for each task."""
     with tempfile.TemporaryDirectory() as folder:
         for name in PHOTOGRAPHS:
             (Path(folder) / name).symlink_to(Path(skimage.__file__).parent / "data" / name)
@@ -54,7 +54,7 @@ def heading(text: str) -> Image.Image:
 
 
 def cell(sample: Sample) -> Image.Image:
-    """Returns a sample with instruction and response below its picture, as high as they need."""
+    """Returns an image of a sample, with instruction and response below its picture."""
     picture = sample.image.copy()
     picture.thumbnail((CELL_PX - 2 * MARGIN_PX, CELL_PX - 2 * MARGIN_PX), Image.Resampling.LANCZOS)
     lines = [part for line in sample.instruction.splitlines() for part in textwrap.wrap(line, LINE_CHARS)]

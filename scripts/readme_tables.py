@@ -2,8 +2,8 @@
 
     python scripts/readme_tables.py [--check]
 
-A table stands between `<!-- table: WHAT -->` and `<!-- end -->`, where WHAT is `tasks`, `hosts` or the name of a
-dataclass of options. `--check` writes nothing and exits with 1 where a table is not as it would be written.
+A table is placed between `<!-- table: WHAT -->` and `<!-- end -->`, where WHAT is `tasks` or the name of a dataclass of
+options. `--check` writes nothing and exits with 1 if a table is outdated.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TABLE = re.compile(r"<!-- table: (\S+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def options(name: str) -> list[str]:
-    """Returns the table of a dataclass of options, `methods.l2t.flags.L2TFlags`."""
+    """Returns the table for a dataclass of options, such as `methods.l2t.flags.L2TFlags`."""
     module, _, kind = name.rpartition(".")
     rows = ["| flag | default | what it does |", "|---|---|---|"]
     for one in fields(getattr(importlib.import_module(f"vgift_plugin.{module}"), kind)):
@@ -43,7 +43,7 @@ def tasks() -> list[str]:
 
 
 def written(text: str) -> str:
-    """Returns a README with its tables made anew."""
+    """Returns a README's text with its tables updated."""
 
     def table(match: re.Match) -> str:
         what = match[1]

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# STIC, from nothing: a tiny LLaVA learns to describe drawn pictures, writes pairs of descriptions, learns to prefer the
-# better ones (stage 1), trains on its own descriptions (stage 2), and is measured beside what it was.
+# Demo of STIC, from scratch: a tiny LLaVA learns to describe drawn pictures, writes pairs of descriptions, learns to
+# prefer the better ones (stage 1), trains on its own descriptions (stage 2), and is compared with the base model.
 source "$(dirname "$0")/env.sh"
 
 SECONDS=0
 out=stic_out
 rm -rf "$out"
 mkdir "$out"
-export OMP_NUM_THREADS=1 # more would wait for each other wherever the machine has other work
+export OMP_NUM_THREADS=1 # more threads would wait for each other on a busy machine
 
 echo "== a tiny LLaVA with random weights, pictures, and records that tell what they show"
 python scripts/demo/tiny_llava.py "$out"

@@ -10,12 +10,12 @@ if [ "${1:-}" = --matrix ]; then
     for pins in "" 4.36.2 qwen python3.10 python3.12; do
         VGIFT_ONE=1 VGIFT_PINS="$pins" bash "$0" "$@" 2>&1 | tee "$log"
         status="${PIPESTATUS[0]}"
-        last="$(grep -E ' in [0-9.]+s' "$log" | tail -n 1)" # what pytest counted; else why it did not start
+        last="$(grep -E ' in [0-9.]+s' "$log" | tail -n 1)" # pytest's summary, or else why it did not start
         last="${last:-$(tail -n 1 "$log")}"
         if [ "$status" = 0 ]; then
             verdict=passed
         elif [[ "$pins" == python* && ("$status" = 5 || "$last" == "not run: "*) ]]; then
-            verdict=- # none of the tests asked for can do without torch, or there is no such Python
+            verdict=- # all requested tests need torch, or there is no such Python
         else
             verdict=FAILED failed=1
         fi
@@ -27,7 +27,7 @@ if [ "${1:-}" = --matrix ]; then
 fi
 
 source "$(dirname "$0")/env.sh"
-# A skipped host test is a failure where there is a host.
+# With a host installed, a skipped host test is a failure.
 if [[ "$pins" != python* && "$pins" != qwen ]]; then export VGIFT_NEEDS_HOST=1; fi
 python - <<'END'
 import platform

@@ -1,6 +1,6 @@
-"""Self-supervised, visually grounded samples mixed into LLaVA fine-tuning, with nothing of LLaVA edited.
+"""Mixes self-supervised, visually grounded samples into LLaVA fine-tuning, without editing LLaVA.
 
-Importing this package loads neither torch nor llava: every public name is looked up when it is first used.
+Importing this package loads neither torch nor llava: public names are imported on first use.
 """
 
 from importlib import import_module

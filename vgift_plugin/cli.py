@@ -1,7 +1,7 @@
-"""The command line. It only dispatches: each command is a dataclass beside what it commands, imported when called.
+"""The command line. It only dispatches: each command is a class in the module it belongs to, imported when called.
 
-A command's fields are its options (see `data.arguments.option`) and its docstring is its help, with `EXAMPLE` below.
-`run()` returns what is printed, or that and an exit status.
+A command's fields are its options (see `data.arguments.option`); the first paragraph of its docstring is its help,
+followed by `EXAMPLE`. `run()` returns the text to print, or (text, exit status); that of `vgift run`, an exit status.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _command(words: list[str]) -> tuple[str | None, list[str]]:
-    """Returns the command that the first one or two words name, and the words after it."""
+    """Returns the command named by the first one or two words, and the words after it."""
     for length in (2, 1):
         if " ".join(words[:length]) in COMMANDS:
             return " ".join(words[:length]), words[length:]
@@ -89,7 +89,7 @@ def _command(words: list[str]) -> tuple[str | None, list[str]]:
 
 
 def _top_level(words: list[str]) -> int:
-    """Answers `vgift`, `vgift --help`, `vgift --version` and mistyped commands."""
+    """Handles `vgift`, `vgift --help`, `vgift --version` and mistyped commands; returns the exit status."""
     if words[:1] == ["--version"]:
         print(f"vgift-plugin {__version__}")
         return 0
@@ -107,7 +107,7 @@ def _top_level(words: list[str]) -> int:
 
 
 def _underscored(word: str) -> str:
-    """Returns a flag in its one spelling: `--batch-size` is `--batch_size`."""
+    """Returns a flag with underscores: `--batch_size` for `--batch-size`."""
     if not word.startswith("--"):
         return word
     name, equals, value = word.partition("=")

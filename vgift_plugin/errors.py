@@ -1,14 +1,14 @@
-"""Every error a user can meet. Each takes one message, so that it crosses a DataLoader worker unharmed."""
+"""The plugin's errors. Each takes a single message, so that it can be passed on by DataLoader workers."""
 
 
 class VgiftError(Exception):
-    """Base of all errors raised on purpose; `vgift` prints its message without a traceback and exits with a status."""
+    """Base of all errors of the plugin; `vgift` prints the message without a traceback and exits with `exit_status`."""
 
     exit_status = 2
 
 
 class ConfigError(VgiftError):
-    """Flags, a config file or an image folder are not usable. Lists every mistake found, not the first alone."""
+    """Flags, a config file or an image folder are not usable. Lists all mistakes found, not only the first."""
 
     @classmethod
     def of(cls, mistakes):
@@ -19,21 +19,21 @@ class ConfigError(VgiftError):
 
 
 class HostMismatchError(VgiftError):
-    """The training code lacks what the plugin replaces or asks, or has it in another form than expected."""
+    """The training code lacks something that the plugin replaces or uses, or has it in an unexpected form."""
 
 
 class HookError(VgiftError):
-    """Something was asked for, and the code that trains cannot be reached by the hook."""
+    """A method was requested, but the hook cannot reach the training code."""
 
     exit_status = 3
 
 
 class SelfTestError(VgiftError):
-    """A self-supervised sample did not come out of the host's preprocessing with its answer as the only labels."""
+    """After the host's preprocessing, the labels of a sample are not exactly its answer."""
 
 
 class TaskError(VgiftError):
-    """A task failed on an image for a reason that is not the image's; names task, image, seed, epoch and index."""
+    """A task failed on an image for a reason other than the image; names task, image, seed, epoch and index."""
 
 
 class NoSuitableImageError(VgiftError):
@@ -41,10 +41,10 @@ class NoSuitableImageError(VgiftError):
 
 
 class UnsuitableImage(VgiftError):
-    """This image cannot carry this sample: draw another one. Never reaches a user; `reason` is what is counted.
+    """This image is not suitable for this sample, so another one is drawn. Counted by `reason`; not shown to users.
 
     Args:
-        reason: two or three words out of a small set (`near-grey`, `missing file`), the key of the redraw report.
+        reason: two or three words from a small set (`near-grey`, `missing file`), the key of the redraw report.
     """
 
     def __init__(self, reason: str):

@@ -1,4 +1,4 @@
-"""`vgift run`: any unedited command, with the plugin attached to whatever Python below it imports LLaVA's training."""
+"""`vgift run`: runs an unedited command, with the plugin attached in every Python below it that trains a LLaVA."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from .methods import METHODS
 from .methods.settings import Settings, all_paths
 
 logger = logging.getLogger(__name__)
-# DeepSpeed hands variables to other nodes only where their names start with PYTHON (and a few others), unquoted in a
-# shell command, hence the name and the percent encoding.
+# DeepSpeed passes variables to other nodes only if their names start with PYTHON (or a few others), unquoted in a shell
+# command; hence the name and the percent encoding.
 VARIABLE = "PYTHON_VGIFT"
-MODULES_VARIABLE = "PYTHON_VGIFT_MODULES"  # read by the bootstrap, which imports nothing for it
+MODULES_VARIABLE = "PYTHON_VGIFT_MODULES"  # read by the bootstrap without imports
 BOOTSTRAP = Path(__file__).parent / "_bootstrap"
 PATIENCE_S = 300
 
@@ -34,8 +34,8 @@ PATIENCE_S = 300
 class RunCommand:
     """Run an unedited training command with the methods that its flags ask for.
 
-    A flag in the training script itself wins over the same flag here. Exit status: the command's own; 3 where it ended
-    well without ever meeting the plugin.
+    A flag in the training script itself overrides the same flag here. The exit status is the command's own, or 3 if it
+    succeeded without ever reaching the plugin.
     """
 
     OPTIONS = tuple(method.Flags for method in METHODS)
@@ -57,18 +57,18 @@ def run(command: list[str], flags: dict) -> int:
         flags: {flag: value}, defaults for the training script's own flags.
 
     Returns:
-        the command's exit status; 128 + n where signal n ended it.
+        the command's exit status; 128 + n if signal n ended it.
 
     Raises:
-        ConfigError: a flag is wrong or the command cannot be started; nothing was run.
-        HookError: the command succeeded, something was asked for, and no training was ever reached.
+        ConfigError: a flag is invalid or the command cannot be started; nothing was run.
+        HookError: the command succeeded, but no training was reached although the flags ask for a method.
     """
     settings = Settings(flags)
     settings.check()
-    for name in all_paths():  # the script may change its folder
+    for name in all_paths():  # the script may change its working directory
         if flags.get(name) is not None:
             flags = {**flags, name: os.path.abspath(flags[name])}
-    missing = settings.words()  # what a run that never met the hook goes without
+    missing = settings.words()  # what a run that never reached the hook lacks
     with tempfile.TemporaryDirectory(prefix="vgift-run-") as receipts:
         payload = json.dumps({"flags": flags, "receipts": receipts})
         path = os.pathsep.join(filter(None, [str(BOOTSTRAP), os.environ.get("PYTHONPATH")]))
@@ -101,10 +101,10 @@ def run(command: list[str], flags: dict) -> int:
 
 @contextmanager
 def _signals_passed_on() -> Iterator[Callable[[subprocess.Popen], None]]:
-    """Hands signals sent to this process alone on to the commands adopted; the old handlers come back.
+    """Passes signals sent to this process on to adopted commands, and restores the old handlers at the end.
 
-    What arrives while a command is being started waits for it. An interrupt is left to the command: the terminal sends
-    it there too.
+    Signals that arrive before a command has started are passed on when it has. Interrupts are ignored, since the
+    terminal sends them to the command too.
     """
 
     def pass_on(number, _):
@@ -131,7 +131,7 @@ def _signals_passed_on() -> Iterator[Callable[[subprocess.Popen], None]]:
 
 
 def _wait(process: subprocess.Popen, receipts: str | None, missing: str) -> int:
-    """Waits for the command, and warns once where no hook has fired for long."""
+    """Returns the exit status of the command; warns once if no hook has fired for `PATIENCE_S` seconds."""
     try:
         return process.wait(PATIENCE_S if receipts else None)
     except subprocess.TimeoutExpired:
@@ -146,12 +146,12 @@ def _wait(process: subprocess.Popen, receipts: str | None, missing: str) -> int:
 
 
 def attach(module: ModuleType | None = None, defaults: dict | None = None) -> None:
-    """Lets a training module parse the plugin's flags and do what they ask for. Attaching twice is harmless.
+    """Lets a training module parse and apply the plugin's flags. Attaching twice has no further effect.
 
     Args:
         module: the training module; `llava.train.train` by default.
-        defaults: {flag: value} for flags that the command line does not have; those of the `vgift run` above this
-            process, if there is one.
+        defaults: {flag: value} for flags missing on the command line; by default those of the `vgift run` that started
+            this process, if any.
     """
     from . import hook
 
@@ -162,10 +162,10 @@ def attach(module: ModuleType | None = None, defaults: dict | None = None) -> No
 
 
 def attach_here(module: ModuleType) -> None:
-    """Attaches the plugin to the training module with the flags of the `vgift run` above this process.
+    """Attaches the plugin to the training module with the flags of the `vgift run` that started this process.
 
     Raises:
-        HookError: the flags did not get here.
+        HookError: the flags did not reach this process.
     """
     from . import hook
 
@@ -179,7 +179,7 @@ def attach_here(module: ModuleType) -> None:
     def leave_receipt(event: str) -> None:
         try:
             Path(payload["receipts"], f"{event}-{os.getpid()}").touch()
-        except OSError:  # another machine: the launcher's folder is not there, and nobody looks
+        except OSError:  # on another machine, where the launcher's folder does not exist
             logger.debug("no receipt left for %s", event)
 
     try:
@@ -192,10 +192,10 @@ def attach_here(module: ModuleType) -> None:
 
 
 def watch_parser(hf_argparser: ModuleType) -> None:
-    """Attaches the plugin to whatever module parses its `DataArguments` and makes the data module, whatever its name.
+    """Attaches the plugin to any module that parses its `DataArguments` and creates the data module.
 
-    So to a training file that is the main program, to a renamed copy, and to forks that import the two names. The
-    parser's constructor is wrapped until then, and put back.
+    This covers a training file run as the main program, a renamed copy, and forks that import the two names. The
+    parser's constructor is wrapped until then, and restored.
     """
     from .hosts.base import ARGUMENTS, MAKE
 

@@ -1,7 +1,7 @@
-"""`vgift patch`: three added lines that call `attach` in a checkout, put in and taken out exactly.
+"""`vgift patch`: adds three lines that call `attach` to a checkout, or removes them.
 
-The patches are ordinary unified diffs (`git apply` takes them too) with one hunk of added lines. Here the lines around
-it must be found exactly once, wherever they have moved to; a file is written whole or not at all.
+The patches are ordinary unified diffs (`git apply` accepts them) with one hunk of added lines. The lines around it must
+occur exactly once, at any position; files are written atomically.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .data.files import write_whole
 from .errors import ConfigError
 
 SHIPPED = Path(__file__).parent / "patches"
-CHECKOUT = Path(__file__).parent.parent / "patches"  # of this package, where it runs from one
+CHECKOUT = Path(__file__).parent.parent / "patches"  # if this package runs from a checkout
 APPLIED, ABSENT, DRIFTED = "applied", "not applied", "drifted"
 
 
@@ -26,10 +26,10 @@ class Patch:
 
     Attributes:
         name: the stem of the patch's file.
-        target: the file it belongs to, relative to a checkout.
-        before: the lines in front of the added ones.
-        added: the lines.
-        after: the lines that follow.
+        target: the file it changes, relative to a checkout.
+        before: the lines before the added ones.
+        added: the added lines.
+        after: the lines after them.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Patch:
 
     @classmethod
     def read(cls, path: Path) -> Patch:
-        """Reads a unified diff."""
+        """Returns the patch in a unified diff."""
         lines = path.read_text(encoding="utf-8").split("\n")
         start = next(k for k, line in enumerate(lines) if line.startswith("@@"))
         target = next(line for line in lines if line.startswith("+++ b/")).removeprefix("+++ b/")
@@ -51,7 +51,7 @@ class Patch:
         return cls(path.stem, target, *(tuple(line[1:] for line in part) for part in parts))
 
     def _blocks(self, text: bytes) -> tuple[bytes, bytes]:
-        """Returns the lines without and with the added ones, in the file's own line endings."""
+        """Returns the lines without and with the added ones, with the file's line endings."""
         newline = b"\r\n" if b"\r\n" in text else b"\n"
         plain, full = (
             newline.join(line.encode() for line in ("", *lines, ""))
@@ -60,7 +60,7 @@ class Patch:
         return plain, full
 
     def state(self, text: bytes) -> str:
-        """Returns APPLIED, ABSENT, or DRIFTED where the lines around it are not there exactly once."""
+        """Returns APPLIED, ABSENT, or DRIFTED if the lines around it do not occur exactly once."""
         plain, full = self._blocks(text)
         if text.count(full) == 1:
             return APPLIED
@@ -72,7 +72,7 @@ class Patch:
         return text.replace(plain, full)
 
     def revert(self, text: bytes) -> bytes:
-        """Returns the text without them."""
+        """Returns the text without the added lines."""
         plain, full = self._blocks(text)
         return text.replace(full, plain)
 
@@ -84,13 +84,13 @@ def patches() -> list[Patch]:
 
 
 def find(path: str) -> tuple[Patch, Path]:
-    """Returns the patch for a checkout and the file it belongs to.
+    """Returns the patch for a checkout and the file it changes.
 
     Args:
         path: the checkout, the package folder in it, the folder around it, or the training file itself.
 
     Raises:
-        ConfigError: no training file that a patch knows is there.
+        ConfigError: there is no training file for which a patch exists.
     """
     given = Path(path).absolute()
     for patch in patches():
@@ -109,7 +109,7 @@ def find(path: str) -> tuple[Patch, Path]:
 
 
 def run(action: str, path: str) -> tuple[str, bool]:
-    """Does what `vgift patch` was asked for.
+    """Performs an action of `vgift patch`.
 
     Args:
         action: `status`, `apply` or `revert`.
@@ -119,7 +119,7 @@ def run(action: str, path: str) -> tuple[str, bool]:
         one line for the terminal, and whether the patch is applied now.
 
     Raises:
-        ConfigError: no checkout; a file that has drifted, or cannot be read or written. Nothing was changed.
+        ConfigError: the path is no checkout, or the file has drifted or cannot be read or written. Nothing was changed.
     """
     patch, file = find(path)
     try:
@@ -149,9 +149,9 @@ def run(action: str, path: str) -> tuple[str, bool]:
 
 @dataclass(frozen=True)
 class PatchCommand:
-    """Put three lines that attach the plugin into a checkout's train.py, or take them out.
+    """Add three lines that attach the plugin to a checkout's train.py, or remove them.
 
-    `status` exits with 1 where they are not there. A file that has drifted is refused, untouched.
+    `status` exits with 1 if they are not there. A file that has drifted is rejected unchanged.
     """
 
     EXAMPLE: ClassVar[str] = (
@@ -163,7 +163,7 @@ class PatchCommand:
     path: str = option(help="the folder of the checkout, with the package that trains in it", positional=True)
 
     def run(self) -> tuple[str, int]:
-        """Returns one line, and 1 where `status` finds no patch."""
+        """Returns one line, and the exit status: 1 if `status` finds no patch, else 0."""
         line, applied = run(self.action, self.path)
         return line, 0 if applied or self.action != "status" else 1
 
@@ -177,7 +177,7 @@ def _advice(patch: Patch) -> str:
 
 
 def _dirty(file: Path) -> bool:
-    """Tells whether git knows of local changes to a file; without git, or outside a repository, it does not."""
+    """Returns whether git reports local changes to a file; False without git or outside a repository."""
     try:
         command = ["git", "-C", str(file.parent), "status", "--porcelain", "--", file.name]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Makes the demo's pictures and base records: drawn scenes, and views of photographs that ship inside scikit-image.
+"""Writes the demo's pictures and base records: drawn scenes, and views of photographs shipped with scikit-image.
 
     python scripts/demo/data.py FOLDER     # FOLDER/images/{train,heldout}/{scene,photo}/*.jpg, base.json
 
@@ -23,7 +23,7 @@ SIZE_PX = 224
 
 
 def scene(rng: np.random.Generator) -> tuple[Image.Image, int]:
-    """Draws a landscape of SIZE_PX² pixels with things that stand; returns it with the number of its houses."""
+    """Returns a drawn landscape of SIZE_PX² pixels with upright objects, and the number of its houses."""
     side = SIZE_PX
 
     def color(low=0.35, high=0.95, saturation=(0.3, 1.0), hue=None):
@@ -64,14 +64,14 @@ def scene(rng: np.random.Generator) -> tuple[Image.Image, int]:
 
 
 def view(rng: np.random.Generator, photo: Image.Image) -> Image.Image:
-    """Cuts a square view out of a photograph."""
+    """Returns a square view cut out of a photograph."""
     side = rng.uniform(0.5, 1.0) * min(photo.size)
     x, y = rng.uniform(0, photo.width - side), rng.uniform(0, photo.height - side)
     return photo.resize((SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC, box=(x, y, x + side, y + side))
 
 
 def turn(human: str, gpt: str) -> list[dict]:
-    """Returns one question and its answer as LLaVA writes them."""
+    """Returns a question and its answer as LLaVA's turns."""
     return [{"from": "human", "value": human}, {"from": "gpt", "value": gpt}]
 
 

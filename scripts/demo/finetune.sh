@@ -1,6 +1,6 @@
 #!/bin/bash
-# A fine-tuning script as upstream writes them (scripts/v1_5/finetune.sh), for a tiny model on a CPU.
-# It knows nothing of self-supervised samples.
+# A fine-tuning script like upstream's (scripts/v1_5/finetune.sh), for a tiny model on a CPU, without any flag of the
+# plugin.
 
 python scripts/demo/train_cpu.py \
     --model_name_or_path ./demo_out/llm \

@@ -1,6 +1,6 @@
 #!/bin/bash
-# A LoRA script as upstream writes them (scripts/v1_5/finetune_lora.sh), for a tiny model on a CPU. It knows nothing of
-# preferences: run by itself, it would train on --data_path.
+# A LoRA script like upstream's (scripts/v1_5/finetune_lora.sh), for a tiny model on a CPU, without any flag of the
+# plugin: run by itself, it would train on --data_path.
 
 python scripts/demo/train_cpu.py \
     --lora_enable True --lora_r 8 --lora_alpha 16 --mm_projector_lr 2e-5 \

@@ -1,6 +1,6 @@
 #!/bin/bash
-# A fine-tuning script as upstream writes them (scripts/v1_5/finetune.sh), for a tiny model on a CPU: first of the base
-# ($MODEL a language model), then of stage 2 ($MODEL a LLaVA). It knows nothing of descriptions or preferences.
+# A fine-tuning script like upstream's (scripts/v1_5/finetune.sh), for a tiny model on a CPU, without any flag of the
+# plugin. It trains first the base ($MODEL is a language model), then stage 2 ($MODEL is a LLaVA).
 
 python scripts/demo/train_cpu.py \
     --model_name_or_path "$MODEL" \

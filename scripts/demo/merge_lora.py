@@ -1,4 +1,4 @@
-"""Merges what LoRA trained into its base with LLaVA's own loader, and saves a checkpoint like any other.
+"""Merges a LoRA adapter into its base with LLaVA's own loader, and saves an ordinary checkpoint.
 
 python scripts/demo/merge_lora.py ADAPTER BASE OUTPUT
 """
@@ -9,7 +9,7 @@ from llava.model.builder import load_pretrained_model
 
 if __name__ == "__main__":
     adapter, base, output = sys.argv[1:]
-    # LLaVA decides by the words in this name, not by the files, that this is an adapter.
+    # LLaVA recognises an adapter by this name, not by its files.
     tokenizer, model, _, _ = load_pretrained_model(adapter, base, "llava-lora", device_map="cpu", device="cpu")
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)

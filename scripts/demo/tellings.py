@@ -1,9 +1,9 @@
-"""Makes the pictures and records of the STIC demo: what a picture is and how many houses it has, told in few words.
+"""Writes the pictures and records of the STIC demo: short descriptions of a picture's kind and number of houses.
 
     python scripts/demo/tellings.py FOLDER     # FOLDER/images/{train,unlabelled,heldout}/*.jpg, FOLDER/*.json
 
-base.json teaches a model to describe: truly where it is asked to, with an invention where it is asked to invent.
-questions.json are the questions among these records, for stage 2; heldout.json asks about pictures nobody trained on.
+base.json trains a model to describe: truthfully, or with an invented object if the prompt asks for inventions.
+questions.json has the questions among these records, for stage 2; heldout.json has questions on held-out pictures.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ INVENTED = ("two red cars", "a dog", "three ghosts", "a green horse")
 
 
 def named(houses: int) -> str:
-    """Returns a number of houses in words."""
+    """Returns a number of houses as text."""
     return {0: "no house", 1: "1 house"}.get(houses, f"{houses} houses")
 
 
 def make(folder: Path, train: int, unlabelled: int, heldout: int, seed: int = 0) -> None:
-    """Writes as many pictures of each part, every fourth a view of a photograph, and the records."""
+    """Writes the records, and the given numbers of pictures; every fourth picture is a view of a photograph."""
     data = Path(skimage.__file__).parent / "data"
     photos = [Image.open(data / name).convert("RGB") for name in PHOTOGRAPHS]
     base, questions = [], {part: [] for part in PARTS}

@@ -28,7 +28,7 @@ from vgift_plugin.tasks.colors import xkcd
 
 
 def corpus() -> list[str]:
-    """Returns text that holds every word the demo will see: the tasks' wordings, colour names, the base questions."""
+    """Returns text with every word of the demo: the tasks' wordings, the colour names and the base questions."""
     lines = [wording for name in task_names() for wording in get_task(name).wordings]
     lines += xkcd()[0]
     lines += [
@@ -43,7 +43,7 @@ def corpus() -> list[str]:
 
 
 def build_tokenizer(folder: Path, vocabulary: int = 1500) -> LlamaTokenizer:
-    """Trains a tokenizer with the settings of Llama's (identity normalisation, digits apart, byte fallback)."""
+    """Returns a tokenizer trained with Llama's settings (identity normalisation, split digits, byte fallback)."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as work:
         Path(work, "corpus.txt").write_text("\n".join(corpus()), encoding="utf-8")
@@ -92,7 +92,7 @@ def build(
         vision = CLIPVisionConfig(
             hidden_size=tower_hidden,
             intermediate_size=tower_hidden,
-            num_hidden_layers=tower_layers,  # LLaVA reads layer -2: of one, the patches before any random attention
+            num_hidden_layers=tower_layers,  # LLaVA reads layer -2: with one layer, the patches before any attention
             num_attention_heads=4,
             image_size=image_px,
             patch_size=patch_px,

@@ -1,9 +1,9 @@
-"""LLaVA's own training, as its train_mem.py starts it, without flash attention: this machine has no GPU."""
+"""Starts LLaVA's own training like its train_mem.py, but without flash attention, for machines without a GPU."""
 
 import torch.distributed
 from llava.train.train import train
 
 if __name__ == "__main__":
     train()
-    if torch.distributed.is_initialized():  # gloo's threads may abort a process that ends with them running
+    if torch.distributed.is_initialized():  # gloo's threads may abort the process if they still run at its end
         torch.distributed.destroy_process_group()

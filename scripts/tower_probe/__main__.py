@@ -1,8 +1,8 @@
-"""What a vision tower's features tell apart, clean and corrupted, beside another tower's.
+"""Measures how well a vision tower's features separate classes, on clean and corrupted pictures, against another tower.
 
     python scripts/tower_probe tower --against openai/clip-vit-large-patch14-336 --image_folder CLASSES
 
-CLASSES holds one folder of pictures a class. Needs scikit-learn (vgift-plugin[audit]).
+CLASSES has one folder of pictures per class. Needs scikit-learn (vgift-plugin[audit]).
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Twelve corruptions of a picture, each at one fixed severity: what happens to pictures, not what an attacker does.
+"""Twelve natural corruptions of a picture, each at one fixed severity.
 
-The kinds are those customary since ImageNet-C (Hendrycks and Dietterich, 2019); the code and the severities are our
-own. A severity means what it says at the size a picture is given in, so pictures come at the size the tower sees.
+The kinds are those common since ImageNet-C (Hendrycks and Dietterich, 2019); the code and the severities are our own.
+A severity refers to the size of the given picture, so pictures should have the size of the tower's input.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Change = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 @dataclass(frozen=True)
 class Corruption:
-    """One kind.
+    """One kind of corruption.
 
     Attributes:
-        name: what it is called in tables.
-        severity: how strong it is, in words.
+        name: its name in tables.
+        severity: its strength, in words.
         change: RGB picture and generator -> RGB picture of the same size.
     """
 
@@ -33,7 +33,7 @@ class Corruption:
     change: Change
 
     def __call__(self, image: Image.Image, path: str, seed: int = 0) -> Image.Image:
-        """Returns the corrupted picture; what chance there is in it depends on seed, kind and path alone."""
+        """Returns the corrupted picture; its randomness depends only on seed, kind and path."""
         return self.change(image, generator(seed, "corruption", self.name, path))
 
 
@@ -78,7 +78,7 @@ def _motion_blur(image, rng):
 
 
 def _mean_of_shifts(values: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-    """Returns the mean of the picture moved by each (rows, columns); the edge goes on beyond the border."""
+    """Returns the mean of copies of the picture shifted by each (rows, columns); edge pixels are repeated outside."""
     far = int(np.abs(shifts).max())
     wide = np.pad(values, ((far, far), (far, far), (0, 0)), mode="edge")
     height, width = values.shape[:2]

@@ -1,8 +1,8 @@
-"""What a vision tower's features tell apart, on clean and on corrupted pictures.
+"""Measures how well a vision tower's features separate classes, on clean and on corrupted pictures.
 
-A picture is cut to the square the tower sees, corrupted there, and becomes the mean of its patch tokens at one layer.
-Half of each class's pictures, clean, teach a logistic regression and a nearest-neighbour vote; the other half tests
-them, clean and under each corruption. Accuracies are shares of pictures put into the right class.
+A picture is cropped to the square the tower sees, corrupted, and represented by the mean of its patch tokens at one
+layer. Half of each class's clean pictures train a logistic regression and a nearest-neighbour classifier; the other
+half tests them, clean and under each corruption. Accuracies are shares of pictures assigned to the right class.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from vgift_plugin.report.intervals import effective_size, wilson
 from vgift_plugin.report.page import check_outputs
 
 CLEAN, MEAN = "clean", "mean of the corruptions"
-LEAST_PICTURES = 4  # of a class: two to learn from, two to test
+LEAST_PICTURES = 4  # per class: two for training, two for testing
 NEIGHBOURS = 5
 
 
 @dataclass(frozen=True)
 class Split:
-    """Pictures of several classes, apart by the hash of their names: the same for every tower and every run.
+    """Pictures of several classes, split by the hash of their paths: the same split for every tower and run.
 
     Attributes:
-        folder: what the paths are relative to.
+        folder: the folder the paths are relative to.
         classes: the names of the folders in it.
-        train: (path, number of its class).
+        train: (path, number of its class) of each picture.
         test: likewise; no picture is in both.
     """
 
@@ -47,22 +47,22 @@ class Split:
 
     @property
     def chance(self) -> float:
-        """The share of the most frequent class in the test."""
+        """The share of the most frequent class among the test pictures."""
         return float(np.bincount([number for _, number in self.test]).max() / len(self.test))
 
 
 def split(image_folder: str, n: int) -> Split:
-    """Returns the pictures of each class, n at most, one half to learn from and one to test.
+    """Returns at most n pictures of each class, half for training and half for testing.
 
     Raises:
-        ConfigError: the folder is not one of classes with pictures in them.
+        ConfigError: the folder has fewer than two folders with pictures, or too few pictures in one.
     """
     source = from_folder(image_folder)
     found: dict[str, list[str]] = {}
     for path in (str(Path(source.path(k)).relative_to(image_folder)) for k in range(len(source))):
         name, inner, _ = path.partition("/")
         found.setdefault(name if inner else "", []).append(path)
-    found.pop("", None)  # beside the classes
+    found.pop("", None)  # pictures outside the class folders
     if len(found) < 2:
         raise ConfigError(f"--image_folder {image_folder}: needs a folder of pictures for each of two or more classes")
     few = [name for name, paths in found.items() if len(paths) < LEAST_PICTURES]
@@ -79,11 +79,11 @@ def split(image_folder: str, n: int) -> Split:
 
 
 class Tower:
-    """A CLIP vision tower and its preprocessing, in float32, on a GPU where there is one.
+    """A CLIP vision tower and its preprocessing, in float32, on a GPU if there is one.
 
     Args:
         name: folder or name.
-        layer: whose hidden states: -2 is the last but one, 0 the embeddings.
+        layer: layer of the hidden states used: -2 is the last but one, 0 the embeddings.
         batch_size: pictures at once.
 
     Raises:
@@ -99,7 +99,7 @@ class Tower:
             self.processor = CLIPImageProcessor.from_pretrained(name)
         except (OSError, ValueError, RuntimeError) as err:
             raise ConfigError(f"{name}: cannot be read as a CLIP vision tower: {str(err).splitlines()[0]}") from err
-        if missing := told["missing_keys"]:  # transformers warns, and leaves them random
+        if missing := told["missing_keys"]:  # transformers only warns, and initialises them randomly
             raise ConfigError(f"{name}: is no CLIP vision tower: it has no weights {sorted(missing)[0]}")
         self.model = model.float().eval()
         states = self.model.config.num_hidden_layers + 1
@@ -111,11 +111,11 @@ class Tower:
 
     @property
     def side_px(self) -> int:
-        """The side of the square it sees."""
+        """The side of its input square."""
         return self.model.config.image_size
 
     def __call__(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        """Returns the mean patch token of each picture, (pictures, channels); they are squares of its own size."""
+        """Returns the mean patch token of each picture, (pictures, channels); pictures must be squares of `side_px`."""
         import torch
 
         parts = []
@@ -129,8 +129,8 @@ class Tower:
 
 
 def features(tower: Tower, pictures: Split, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns features of the pictures to learn from, (train, channels), and of those to test, (conditions, test,
-    channels), the clean ones first.
+    """Returns features of the training pictures, (train, channels), and of the test pictures, (conditions, test,
+    channels), clean ones first.
 
     Raises:
         ConfigError: a picture cannot be read.
@@ -177,7 +177,7 @@ def examine(name: str, train: np.ndarray, test: np.ndarray, pictures: Split) -> 
 
 
 def _share(right: np.ndarray) -> tuple[float, float, float]:
-    """Returns (accuracy, low, high) of (conditions, pictures) booleans; the conditions of one picture go together."""
+    """Returns (accuracy, low, high) of (conditions, pictures) booleans, those of one picture taken as correlated."""
     accuracy = float(right.mean())
     trials = effective_size(right.T, np.arange(right.shape[1]))
     return accuracy, *wilson(accuracy, trials)
@@ -195,19 +195,19 @@ def probe(
     """Probes towers on the same pictures and writes the page.
 
     Args:
-        towers: names or folders of CLIP vision towers; the first is the one in question.
-        image_folder: one folder of pictures a class.
+        towers: names or folders of CLIP vision towers, the one to examine first.
+        image_folder: one folder of pictures per class.
         output: the page, `.html`.
-        json_path: where the same rows go as JSON, if anywhere.
-        n: pictures of each class at most.
-        layer: whose patch tokens.
+        json_path: file for the same rows as JSON, or None.
+        n: maximum number of pictures per class.
+        layer: layer of the patch tokens.
         batch_size: pictures at once.
 
     Returns:
         the table for the terminal.
 
     Raises:
-        ConfigError: a path or number is wrong, or scikit-learn is missing; nothing was written.
+        ConfigError: a path or number is invalid, or scikit-learn is missing; nothing was written.
     """
     check_outputs(output, json_path)
     if n < LEAST_PICTURES or batch_size < 1:

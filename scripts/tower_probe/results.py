@@ -14,7 +14,7 @@ FILLS = ("good", "cue")  # colours of the towers' bars
 
 @dataclass(frozen=True)
 class Row:
-    """One tower under one condition: accuracies in [0, 1] with their 95 % intervals."""
+    """Accuracies of one tower under one condition, in [0, 1], with 95 % intervals."""
 
     tower: str
     condition: str
@@ -28,7 +28,7 @@ class Row:
 
 
 def _by_condition(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Returns {condition: its rows, a tower each}."""
+    """Returns {condition: its rows, one per tower}."""
     conditions: dict[str, list[Row]] = {}
     for row in rows:
         conditions.setdefault(row.condition, []).append(row)
@@ -47,7 +47,7 @@ def table_text(rows: Sequence[Row]) -> str:
 
 
 def tower_page(rows: Sequence[Row], table: str, about: str, chance: float) -> str:
-    """Returns the page: a group of bars for each condition with one bar for each tower, then the table."""
+    """Returns the page: a group of bars per condition with one bar per tower, then the table."""
     names = dict.fromkeys(row.tower for row in rows)
     towers = dict(zip(names, FILLS, strict=False))  # one or two towers
     return render(TEMPLATE, towers=towers, conditions=_by_condition(rows), about=about, chance=chance, table=table)

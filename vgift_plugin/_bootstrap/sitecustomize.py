@@ -1,7 +1,7 @@
-"""Loaded at the start of every Python below `vgift run`, because this folder is on PYTHONPATH there, and nowhere else.
+"""Loaded at the start of every Python below `vgift run`, which puts this folder on PYTHONPATH.
 
-It waits for the training module of a known host and attaches the plugin to it. It costs a process that imports none a
-few milliseconds, loads the `sitecustomize` it hides, and leaves nothing behind.
+It attaches the plugin to the training module of a known host when that is imported, and loads the `sitecustomize` that
+it hides. A process that imports no such module takes a few milliseconds longer and is otherwise unchanged.
 """
 
 import os
@@ -10,7 +10,7 @@ from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-MODULES = os.environ.get("PYTHON_VGIFT_MODULES", "").split(",")  # training modules of the known hosts, by `vgift run`
+MODULES = os.environ.get("PYTHON_VGIFT_MODULES", "").split(",")  # of the known hosts, set by `vgift run`
 
 
 def chain():
@@ -24,7 +24,7 @@ def chain():
 
 
 def attach(module):
-    """Attaches the plugin to a host's training module, just imported."""
+    """Attaches the plugin to a host's training module that was just imported."""
     from vgift_plugin.launch import attach_here
 
     attach_here(module)
@@ -38,7 +38,7 @@ def watch_parser(module):
 
 
 class Guard:
-    """Stops the training module in a Python that lacks the plugin; all other imports pass."""
+    """Blocks the import of the training module in a Python that lacks the plugin; other imports are not affected."""
 
     def __init__(self, why):
         self.why = why

@@ -1,1 +1,1 @@
-"""What everything stands on: records, photographs, named randomness, files and jobs. No torch, no host."""
+"""Shared basics: records, photographs, named randomness, files and jobs. Imports neither torch nor a host."""

@@ -1,4 +1,4 @@
-"""Command-line flags from the fields of a dataclass: training flags and the options of commands alike."""
+"""Command-line flags from the fields of a dataclass, for training flags and for the options of commands."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def option(
     """Returns a dataclass field that `add_options` turns into a flag.
 
     Args:
-        default: value where the flag is not given; without one the flag is required.
-        help: for `--help` and the tables in the READMEs.
+        default: value if the flag is not given; without a default the flag is required.
+        help: text for `--help` and the tables in the READMEs.
         short: a second spelling, such as `-o`.
         positional: an argument without dashes.
-        choices: the values allowed.
-        metavar: what stands for the value in `--help`.
+        choices: the allowed values.
+        metavar: placeholder for the value in `--help`.
     """
     metadata = {"help": help, "short": short, "positional": positional, "choices": choices, "metavar": metavar}
     return field(default=default, metadata=metadata)
@@ -67,18 +67,18 @@ def _add(parser: argparse.ArgumentParser, one: Field, kind: type) -> None:
 
 
 def given(kind: type, source: argparse.Namespace) -> dict[str, Any]:
-    """Returns {name: value} of the fields of a dataclass that were given on the command line."""
+    """Returns {name: value} for the fields of a dataclass that were given on the command line."""
     return {one.name: getattr(source, one.name) for one in fields(kind) if hasattr(source, one.name)}
 
 
 def filled(kind: type[T], source: Any) -> T:
-    """Returns the dataclass with the values that an object or a mapping holds under its fields' names."""
+    """Returns the dataclass, filled from the attributes of an object or the keys of a mapping; the rest by default."""
     get = source.get if isinstance(source, Mapping) else lambda name, default: getattr(source, name, default)
     return kind(**{one.name: get(one.name, one.default) for one in fields(kind)})  # type: ignore[arg-type]
 
 
 def _truth(text: str) -> bool:
-    """Reads a switch as transformers' argument parser does: `True`, `no`, `1`."""
+    """Returns a boolean from text such as `True`, `no` or `1`, parsed as transformers' argument parser does."""
     if text.lower() in _TRUE + _FALSE:
         return text.lower() in _TRUE
     raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")

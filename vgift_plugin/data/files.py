@@ -1,4 +1,4 @@
-"""Atomic writes: under its final name a file or folder is complete, or it is not there."""
+"""Atomic writes: a file or folder appears under its final name only when it is complete."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-Digest = list  # [size in bytes, BLAKE2b of the content]; a list, as JSON has it
+Digest = list  # [size in bytes, BLAKE2b of the content]; a list, as in JSON
 
 
 def digest(content: bytes) -> Digest:
-    """Returns size and hash of a file's content."""
+    """Returns the size and hash of a file's content."""
     return [len(content), blake2b(content, digest_size=16).hexdigest()]
 
 
 def is_intact(path: Path, recorded: Digest, by_hash: bool) -> bool:
-    """Tells whether a file is there with the recorded size, and with `by_hash` also with the recorded content."""
+    """Returns whether a file exists with the recorded size and, with `by_hash`, the recorded content."""
     if not path.is_file() or path.stat().st_size != recorded[0]:
         return False
     return not by_hash or digest(path.read_bytes()) == recorded
@@ -32,21 +32,21 @@ def is_intact(path: Path, recorded: Digest, by_hash: bool) -> bool:
 def write_files(
     folder: Path, files: Iterable[tuple[str, bytes]], scratch: Path | None = None, mode: int | None = None
 ) -> dict[str, Digest]:
-    """Writes files atomically, over older ones; they are on the disk (fsync) before this returns.
+    """Writes files atomically, replacing existing ones; they are on disk (fsync) when this returns.
 
-    They get their names after all of them were written: syncing 500 pictures one by one takes three times as long.
+    All files are written before any is renamed: syncing 500 pictures one by one takes three times as long.
 
     Args:
-        folder: where; it is made where it is missing, as are the folders in `files`.
+        folder: where to write; created if missing, as are the folders in `files`.
         files: (path relative to the folder, content).
-        scratch: where temporary files are, which a killed process may leave; by default `folder`.
-        mode: permission bits; the system's default without.
+        scratch: folder for temporary files, which a killed process may leave behind; by default `folder`.
+        mode: permission bits; by default the system's.
 
     Returns:
         {path relative to the folder: its digest}
 
     Raises:
-        OSError: names the file that could not be written. Those written before it may be there, complete.
+        OSError: a file could not be written; the error names it. Earlier files may exist, each complete.
     """
     temporary: dict[Path, Path] = {}
     digests = {}
@@ -67,7 +67,7 @@ def write_files(
                 path.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(written, path)
         for parent in {path.parent for path in temporary}:
-            with suppress(OSError):  # some network file systems sync no folders
+            with suppress(OSError):  # some network file systems cannot sync folders
                 _sync(parent)
     finally:
         for written in temporary.values():
@@ -77,7 +77,7 @@ def write_files(
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Puts the path of a file into every OSError; those of write and fsync have none."""
+    """Adds the path of a file to every OSError; errors of write and fsync lack it."""
     try:
         yield
     except OSError as err:
@@ -93,25 +93,25 @@ def _sync(path: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes, mode: int | None = None) -> None:
-    """Writes a file atomically, over an older one; its folder is made where it is missing.
+    """Writes a file atomically, replacing an existing one; its folder is created if missing.
 
     Args:
         path: the file.
-        content: all of it.
-        mode: permission bits; the system's default without.
+        content: the whole content.
+        mode: permission bits; by default the system's.
 
     Raises:
-        OSError: it could not be written; an older file is as it was.
+        OSError: the file could not be written; an existing file is unchanged.
     """
     write_files(path.parent, [(path.name, content)], mode=mode)
 
 
 @contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary folder beside `path`, which is renamed to `path` at the end, or removed after an error.
+    """Yields a temporary folder next to `path`, which is renamed to `path` at the end, or removed after an error.
 
     Raises:
-        OSError: it could not be made, or `path` exists by now.
+        OSError: the folder could not be created, or `path` already exists.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
 
 
 def publish(path: Path, content: bytes) -> None:
-    """Writes a file atomically unless it exists: of several processes the first one's stays, and all read the same."""
+    """Writes a file atomically unless it exists: if several processes write, the first one's file is kept."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     write_whole(temporary, content)
     try:
@@ -139,7 +139,7 @@ def publish(path: Path, content: bytes) -> None:
 
 
 def read_once(read: Callable[[str], T]) -> Callable[[str], T]:
-    """Returns a reader of files that keeps what it last read, for as long as that file is the same."""
+    """Returns `read` with its last result cached until the file changes."""
     kept: dict[tuple, T] = {}
 
     @functools.wraps(read)

@@ -1,8 +1,8 @@
-"""Jobs: numbered items, each computed once, by any number of processes that may be interrupted at any time.
+"""Jobs: numbered items, each computed once, by any number of processes that can be interrupted at any time.
 
-What a job has so far is kept in a folder of parts:
+A job keeps its progress in a folder of parts:
   rank-R.jsonl   a journal: the settings, then a line for each item that rank R has computed
-  NAME.json      a value that all ranks share, see `Job.agree`
+  NAME.json      a value shared by all ranks, see `Job.agree`
 The result is the same for any number of ranks, worker processes and interruptions.
 """
 
@@ -31,7 +31,7 @@ SHOWN = 3  # names in a message
 
 
 class Ranks(NamedTuple):
-    """Which of how many processes this is, in all and on this machine; without torchrun, one process alone."""
+    """Rank and number of processes, in total and on this machine; without torchrun, a single process."""
 
     rank: int = 0
     world: int = 1
@@ -40,7 +40,7 @@ class Ranks(NamedTuple):
 
     @classmethod
     def here(cls) -> Ranks:
-        """Returns those of this process, as torchrun says.
+        """Returns the ranks of this process from torchrun's environment variables.
 
         Raises:
             ConfigError: RANK is not below WORLD_SIZE.
@@ -53,13 +53,13 @@ class Ranks(NamedTuple):
 
     @property
     def cores(self) -> int:
-        """The machine's cores, shared among its ranks."""
+        """Number of cores for this rank: the machine's cores divided by its ranks, at least 1."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return max(1, cores // max(1, self.local_world))
 
 
 def progress(total: int, what: str, done: int = 0) -> Any:
-    """Returns a progress bar, shown by one rank of each machine; in a log file, a line every ten seconds."""
+    """Returns a progress bar, shown by one rank per machine; in a log file it prints a line every ten seconds."""
     from tqdm import tqdm
 
     often, quiet = 0.1 if sys.stderr.isatty() else 10.0, Ranks.here().local_rank != 0
@@ -67,18 +67,18 @@ def progress(total: int, what: str, done: int = 0) -> Any:
 
 
 class Job:
-    """One rank's part in a job; a context manager.
+    """One rank's share of a job; a context manager.
 
     Args:
         where: the folder of parts; with `alone`, the only journal.
-        settings: what the items depend on, JSON. A resumed job must have the same.
-        flag: the flag that names another place, for messages.
-        remove: what to remove to begin anew, for messages.
-        root: the folder of the files that belong to items, see `complete`.
-        alone: one process, whose journal is `where` itself.
+        settings: everything the items depend on, JSON. A resumed job must have the same settings.
+        flag: the flag that chooses another location, for messages.
+        remove: what to delete to start over, for messages.
+        root: the folder of the items' files, see `complete`.
+        alone: whether there is only one process, with `where` as its journal.
 
     Raises:
-        ConfigError: the place cannot be written, was begun with other settings, or another process writes it now.
+        ConfigError: the location is not writable, was begun with other settings, or is in use by another process.
     """
 
     def __init__(
@@ -105,13 +105,13 @@ class Job:
             self._items.refresh()
             if self._journal.is_empty:
                 self._journal.append([{"settings": self.settings}])
-                self._items.refresh()  # of two ranks that start at once with different settings, one sees the other
+                self._items.refresh()  # if two ranks start at once with different settings, one of them notices
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        """Closes the journal, and removes what holds no items."""
+        """Closes the journal, and removes the journal and the folder if they hold no items."""
         self._journal.close()
         with suppress(OSError):  # the folder is not empty, or a file
             self.where.rmdir()
@@ -129,7 +129,7 @@ class Job:
             ) from error
 
     def agree(self, name: str, make: Callable[[], Any]) -> Any:
-        """Returns a JSON value that is the same for all ranks: the first that needs it makes it, and it is kept."""
+        """Returns a JSON value that is the same for all ranks: the first rank to need it computes and stores it."""
         path = self.where / f"{name}.json"
         if not path.exists():
             publish(path, json.dumps({"settings": self.settings, "value": make()}).encode())
@@ -142,20 +142,20 @@ class Job:
     ) -> Iterator[dict[str, Any]] | None:
         """Computes this rank's share of the items 0 to total - 1 of a part.
 
-        Blocks of `block_size` items are dealt out to the ranks in turn. A block is computed whole even where some of
-        its items are done: what goes through a model together never depends on ranks and interruptions.
+        Blocks of `block_size` items are assigned to the ranks in turn. A block is always computed as a whole, even if
+        some of its items are done, so that model batches do not depend on ranks or interruptions.
 
         Args:
-            part: what the items are called.
-            total: how many there are.
-            compute: returns the items of a block, JSON objects. It may write files; an item names them as
-                "files": {path relative to `root`: digest}, and is computed again where they are missing or damaged.
-            block_size: items that are computed together.
-            workers: processes.
-            wait: for the other ranks.
+            part: name of the items.
+            total: number of items.
+            compute: returns the items of a block, JSON objects. It may write files; an item lists them as
+                "files": {path relative to `root`: digest}, and is recomputed if they are missing or damaged.
+            block_size: number of items computed together.
+            workers: number of worker processes.
+            wait: whether to wait for the other ranks.
 
         Returns:
-            the items of all ranks in order, each with its "number"; None where other ranks have not finished.
+            the items of all ranks in order, each with its "number"; None if other ranks have not finished.
 
         Raises:
             ConfigError: a worker process was killed.
@@ -187,7 +187,7 @@ class Job:
         return ({name: value for name, value in item.items() if name != "part"} for item in items)
 
     def left(self, part: str, total: int) -> str:
-        """Returns what to tell the user where `complete` returned None."""
+        """Returns the message for the user when `complete` returned None."""
         return (
             f"rank {self.ranks.rank} of {self.ranks.world} is done; {len(self._missing(part, total)):,} of {total:,} "
             f"{part} are left for the other ranks, and the last one to finish writes the result"
@@ -199,7 +199,10 @@ class Job:
         return [number for number in range(total) if number not in lines]
 
     def _intact(self, part: str, own: set[int]) -> set[int]:
-        """Returns which items are done: their files are intact, this rank's by hash and the others' by size."""
+        """Returns the numbers of the finished items whose files are intact.
+
+        Files of this rank's items are checked by hash, those of other ranks by size.
+        """
         lines, damaged = self._items.lines.setdefault(part, {}), {}
         for number, line in lines.items():
             for name, recorded in json.loads(line).get("files", {}).items():
@@ -214,14 +217,14 @@ class Job:
 
 
 class FileJob(Job):
-    """A job whose result is one file, with `OUTPUT.parts` and `OUTPUT.report.json` beside it.
+    """A job whose result is one file, next to `OUTPUT.parts` and `OUTPUT.report.json`.
 
     Args:
         output: the file.
         settings: see `Job`.
 
     Raises:
-        ConfigError: see `Job`; or the file exists and its parts do not.
+        ConfigError: see `Job`; or the file exists without its parts.
     """
 
     def __init__(self, output: str, settings: dict[str, Any]):

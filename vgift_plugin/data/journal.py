@@ -1,4 +1,4 @@
-"""Journals: JSON lines that are only appended to. The first line holds the settings, each other line one item."""
+"""Append-only journals of JSON lines. The first line holds the settings, each other line one item."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from .files import naming
 logger = logging.getLogger(__name__)
 
 HEAD = b'{"settings": '
-PATIENCE_S = 2.0  # for the lock: worker processes of a killed run hold it until they end, see `jobs`
+PATIENCE_S = 2.0  # for the lock: worker processes of a killed run hold it until they end, see `workers`
 
 
 class Journal:
-    """A journal that this process appends to. An unfinished last line, left by a killed process, is cut off.
+    """A journal that this process appends to. An unfinished last line, left by a killed process, is removed.
 
     Args:
-        path: the journal; made where it is missing.
-        flag: the flag that names another one, for messages.
+        path: the journal; created if missing.
+        flag: the flag that chooses another location, for messages.
 
     Raises:
-        ConfigError: the file is something else (it is left as it is), or another process writes it now.
+        ConfigError: the file is not a journal (it is left unchanged), or is in use by another process.
         OSError: it cannot be opened.
     """
 
@@ -62,10 +62,10 @@ class Journal:
                 return logger.debug("%s is not locked, its file system has no locks: %s", self.path, err)
 
     def append(self, entries: Iterable[dict[str, Any]]) -> None:
-        """Adds a line for each entry; they are on the disk (fsync) when this returns.
+        """Appends a line for each entry; they are on disk (fsync) when this returns.
 
         Raises:
-            OSError: they could not be written; names the journal.
+            OSError: they could not be written; the error names the journal.
         """
         data = "".join(json.dumps(entry) + "\n" for entry in entries).encode()
         with naming(self.path):
@@ -75,11 +75,11 @@ class Journal:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was written yet."""
+        """Whether nothing has been written yet."""
         return os.fstat(self._fd).st_size == 0
 
     def close(self) -> None:
-        """Closes the journal; one that holds no item is removed."""
+        """Closes the journal, and removes it if it holds no items."""
         with suppress(FileNotFoundError), self.path.open("rb") as file:
             file.readline()
             if not file.readline().endswith(b"\n"):
@@ -88,13 +88,13 @@ class Journal:
 
 
 class Items:
-    """The items of a job, read from the journals of all ranks; they are kept as text, which takes the least memory.
+    """The items of a job, read from the journals of all ranks and kept as text to save memory.
 
     Args:
-        folder: where the journals are.
-        pattern: which files they are, a glob.
-        settings: what all of them must have been begun with.
-        cure: what to do where they were not.
+        folder: the folder of the journals.
+        pattern: glob of the journal files.
+        settings: the settings that all journals must have.
+        cure: what to do if they do not, for messages.
 
     Attributes:
         lines: {part: {number of the item: its line}}.
@@ -106,7 +106,7 @@ class Items:
         self._ends: dict[Path, int] = {}
 
     def refresh(self) -> None:
-        """Reads the lines that were added since the last call; an unfinished one is left for the next.
+        """Reads the lines added since the last call; an unfinished line is left for the next call.
 
         Raises:
             ConfigError: a journal has other settings, or a line is damaged.
@@ -135,15 +135,15 @@ class Items:
 
 
 def cure(flag: str, remove: object) -> str:
-    """Returns what to do about other settings: the flag names another place, `remove` is what to remove."""
+    """Returns advice for differing settings: `flag` chooses another location, `remove` is what to delete."""
     return f"Give those it was begun with, or another {flag}, or remove {remove} to begin anew."
 
 
 def require_same(begun: Mapping[str, Any], now: Mapping[str, Any], where: Path, cure: str) -> None:
-    """Compares the settings of a resumed run with those it was begun with.
+    """Checks that a resumed run has the settings it was begun with.
 
     Raises:
-        ConfigError: they differ; it names every difference.
+        ConfigError: they differ; every difference is listed.
     """
     names = sorted(begun.keys() | now.keys())
     changed = [f"{n}: begun with {begun.get(n)}, now {now.get(n)}" for n in names if begun.get(n) != now.get(n)]

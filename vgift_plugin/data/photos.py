@@ -1,4 +1,4 @@
-"""Where photographs come from. The only place that opens one: EXIF-transposed RGB, or a counted reason why not."""
+"""Sources of photographs. Only this module opens photographs, as upright RGB, or gives a reason why it cannot."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from .jobs import progress
 from .records import picture_name
 
 ORIENTATION = 0x0112  # the EXIF tag
-THREADS = 4  # that decode pictures; Pillow lets go of the interpreter
+THREADS = 4  # that decode pictures; Pillow releases the GIL
 AT_ONCE = 256
 Key = TypeVar("Key", int, str)
-HELD_OUT = 20  # one photograph in so many
+HELD_OUT = 20  # one photograph in this many
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
-# Pictures that V-GIFT's release writes: turned, grey or marked, they are no photographs to make samples of.
+# Pictures written by V-GIFT's release: they are rotated, grey or marked, so no samples are made from them.
 PUBLISHED = re.compile(r"(?P<id>.+)_(?P<part>rot(?:0|90|180|270)|colorization|correspondence|img1|img2)\.jpg")
-# What Pillow raises on broken files, by reading its plugins; anything else is a bug and must not pass for a bad image.
+# What Pillow's plugins raise on broken files; anything else is a bug and must not be reported as a bad image.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, KeyError, IndexError, TypeError)
 
 
@@ -38,13 +38,13 @@ def open_photo(path: str, upright: bool = True, longest_px: int | None = None) -
 
     Args:
         path: the file.
-        upright: False leaves the pixels as they lie in the file.
-        longest_px: what the longest side is needed at. JPEG files are then decoded at 1/2, 1/4 or 1/8 of their size,
-            where that still gives as much; others come as they are.
+        upright: False ignores the EXIF orientation.
+        longest_px: the longest side needed. JPEG files are decoded at 1/2, 1/4 or 1/8 of their size if that is still
+            large enough; other formats keep their size.
 
     Raises:
-        UnsuitableImage: the file is missing, no file, unreadable, too large (Pillow's own limit, 179 million pixels),
-            or has more than 8 bits per channel (the host would clip it to white).
+        UnsuitableImage: the file is missing, not a file, unreadable, too large (Pillow's own limit, 179 million
+            pixels), or has more than 8 bits per channel (the host would clip it to white).
     """
     try:
         with Image.open(path) as image:
@@ -68,13 +68,13 @@ def open_photo(path: str, upright: bool = True, longest_px: int | None = None) -
 
 
 class ImageSource:
-    """A sequence of photographs, known by name; holds numbers or packed bytes, never a list of strings.
+    """A sequence of photographs, identified by name; holds numbers or packed bytes, never a list of strings.
 
     Args:
-        where: what to call it in the mix table and in errors.
-        size: how many there are.
-        root: the folder they lie in.
-        name: gives the name of the k-th, relative to it.
+        where: its description in the mix table and in errors.
+        size: number of photographs.
+        root: their folder.
+        name: returns the name of the k-th photograph, relative to `root`.
     """
 
     def __init__(self, where: str, size: int, root: str, name: Callable[[int], str]):
@@ -89,7 +89,7 @@ class ImageSource:
         return os.path.join(self.root, self.name(index))
 
     def fingerprint(self) -> str:
-        """Returns number and hash of the names, in order: equal sources give equal samples, wherever they lie."""
+        """Returns the number and hash of the names, in order; sources with equal fingerprints give equal samples."""
         return fingerprint(map(self.name, range(len(self))))
 
     def open(self, index: int, longest_px: int | None = None) -> Image.Image:
@@ -97,7 +97,7 @@ class ImageSource:
         return open_photo(self.path(index), longest_px=longest_px)
 
     def split(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the numbers of the photographs to train on, and of those held out; see `is_held_out`."""
+        """Returns the indices of the photographs to train on and of those held out; see `is_held_out`."""
         held_out = np.fromiter((is_held_out(self.name(index)) for index in range(len(self))), bool, len(self))
         return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
@@ -107,7 +107,7 @@ class ImageSource:
 
 
 def fingerprint(entries: Iterable[str]) -> str:
-    """Returns how many strings there are and a hash of them in their order: `118,287 (3f0a…)`."""
+    """Returns the number of strings and a hash of them in order: `118,287 (3f0a…)`."""
     digest, count = blake2b(digest_size=8), 0
     for entry in entries:
         digest.update(entry.encode(errors="surrogateescape") + b"\0")
@@ -116,16 +116,16 @@ def fingerprint(entries: Iterable[str]) -> str:
 
 
 def is_held_out(name: str) -> bool:
-    """Tells whether a photograph is held out for evaluation: one in `HELD_OUT`, by the hash of its file's name alone.
+    """Returns whether a photograph is held out for evaluation: one in `HELD_OUT`, by the hash of its file name.
 
-    So it is the same photograph in every run, whatever the seed, the tasks, the folder's place and what else is in it.
+    The same photographs are held out in every run, whatever the seed, the tasks, the folder and its other files.
     """
     file = name.replace("\\", "/").rpartition("/")[2]
     return int.from_bytes(blake2b(file.encode(errors="surrogateescape"), digest_size=8).digest(), "big") % HELD_OUT == 0
 
 
 class PartOfNames:
-    """Some of the names another source of names gives: the k-th is the other's `numbers[k]`-th."""
+    """A selection of another source's names: the k-th is the other's `numbers[k]`-th."""
 
     def __init__(self, names: Callable[[int], str], numbers: np.ndarray):
         self.names, self.numbers = names, numbers
@@ -135,7 +135,7 @@ class PartOfNames:
 
 
 class PackedNames:
-    """Strings in two arrays: 118,287 COCO names take 3 MB and no forked worker's reference counts copy them."""
+    """Strings in two arrays: 118,287 COCO names take 3 MB, and forked workers share them without copying."""
 
     def __init__(self, names: Sequence[str]):
         encoded = [os.fsencode(name) for name in names]
@@ -147,11 +147,11 @@ class PackedNames:
 
 
 class RecordNames:
-    """The images of LLaVA records, by the position of the first record that shows each.
+    """The image names of LLaVA records.
 
     Args:
         records: LLaVA's `list_data_dict`, kept by reference.
-        positions: int array.
+        positions: int array, for each image the position of the first record that shows it.
     """
 
     def __init__(self, records: Sequence[dict], positions: np.ndarray):
@@ -162,17 +162,17 @@ class RecordNames:
 
 
 def is_published(name: str) -> bool:
-    """Tells by its name whether a picture is one of V-GIFT's published samples."""
+    """Returns whether a picture is, by its name, one of V-GIFT's published samples."""
     return PUBLISHED.fullmatch(name.rpartition("/")[2]) is not None
 
 
 def from_folder(folder: str) -> ImageSource:
-    """Returns all photographs of a folder and of the folders in it (links are followed once), sorted by relative path.
+    """Returns all photographs in a folder and its subfolders (links are followed once), sorted by relative path.
 
-    Published samples among them are left out; see `PUBLISHED`.
+    Published samples are left out; see `PUBLISHED`.
 
     Raises:
-        ConfigError: there is no such folder, or no photograph in it.
+        ConfigError: the folder does not exist, or contains no photograph.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -205,17 +205,17 @@ def _all_published(what: str, count: int, example: str) -> str:
 
 
 def from_records(records: Sequence[dict], folder: str) -> ImageSource:
-    """Returns the distinct photographs of records, in the order of their first record; published samples are left out.
+    """Returns the distinct photographs of records, in order of first use; published samples are left out.
 
     Args:
-        records: dicts, those with a picture have its path under `image`.
-        folder: what the paths are relative to.
+        records: dicts, with the path of their picture, if any, under `image`.
+        folder: the folder the paths are relative to.
 
     Raises:
         ConfigError: no record has an image, or no photograph.
     """
     names = [image if type(image := record.get("image")) is str else picture_name(record) for record in records]
-    seen = dict(zip(reversed(names), reversed(range(len(names))), strict=True))  # the first of each name stays
+    seen = dict(zip(reversed(names), reversed(range(len(names))), strict=True))  # keeps the first of each name
     seen.pop(None, None)
     if not seen:
         raise ConfigError(
@@ -238,12 +238,12 @@ def choose(image_folder: str | None, records: Sequence[dict] | None, records_fol
 def first_readable(
     candidates: Iterable[tuple[Key, str]], n: int, least_px: int = 1
 ) -> tuple[list[Key], dict[Key, str]]:
-    """Returns the first n candidates whose pictures can be read, and {candidate: why not} of those before them.
+    """Returns the first n candidates whose pictures can be read, and {candidate: reason} for those skipped.
 
     Args:
-        candidates: (name or number, path of the picture), in the order they are wanted.
-        n: how many; fewer come where there are no more.
-        least_px: shorter sides below it are `too small`.
+        candidates: (name or number, path of the picture), in order of preference.
+        n: how many; fewer are returned if there are not enough.
+        least_px: pictures with a shorter side below this are `too small`.
     """
 
     def examine(path: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Wrappers that forward every attribute they do not have themselves."""
+"""Wrappers that forward missing attributes to the wrapped object."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 
 class Proxy:
-    """A wrapper around another object, `base`. Attributes it does not have are the base's."""
+    """A wrapper around another object, `base`. Attributes it lacks are forwarded to `base`."""
 
     base: Any
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "base" not in self.__dict__:  # unpickling asks before `base` is set
+        if name.startswith("__") or "base" not in self.__dict__:  # unpickling looks up attributes before `base` is set
             raise AttributeError(name)
         return getattr(self.base, name)
 

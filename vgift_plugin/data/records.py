@@ -1,4 +1,4 @@
-"""The grammar of training records: turns, their texts, and where the pictures are."""
+"""The structure of training records: turns, texts and pictures."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from ..errors import ConfigError
 
-IMAGE = "<image>"  # where a record's picture is in its conversation
+IMAGE = "<image>"  # marks the place of the picture in a conversation
 HUMAN = frozenset({"human", "user"})
 
 
 def picture_name(record: dict) -> str | None:
-    """Returns the name of a record's one picture; forks also write it as a list of one. None for none or several."""
+    """Returns the name of a record's one picture, which forks may write as a list; None for none or several."""
     image = record.get("image")
     if isinstance(image, list) and len(image) == 1:
         image = image[0]
@@ -20,13 +20,13 @@ def picture_name(record: dict) -> str | None:
 
 
 def top_folder(name: str) -> str:
-    """Returns the first folder of a relative path, which names the data set: `coco/train2017/1.jpg` is of `coco`."""
+    """Returns the first folder of a relative path, which names the data set: `coco` for `coco/train2017/1.jpg`."""
     parts = [part for part in Path(name).parts if part != "."]
     return parts[0] if len(parts) > 1 and parts[0] not in ("..", "/") else ""
 
 
 def why_not_one_picture(record: dict) -> str | None:
-    """Returns why a record is not about one picture with one place for it in the conversation; None where it is."""
+    """Returns why a record does not have exactly one picture and one `<image>` in its conversation; None if it does."""
     if not record.get("image"):
         return "no picture"
     if picture_name(record) is None:
@@ -41,10 +41,10 @@ def why_not_one_picture(record: dict) -> str | None:
 
 
 def read_records(data_path: str | None) -> list[dict] | None:
-    """Returns the LLaVA records of a JSON file; None without one.
+    """Returns the LLaVA records of a JSON file; None if no path is given.
 
     Raises:
-        ConfigError: it cannot be read, or is no list of records, or an empty one.
+        ConfigError: the file cannot be read, is not a list of records, or is empty.
     """
     if data_path is None:
         return None
@@ -60,13 +60,13 @@ def read_records(data_path: str | None) -> list[dict] | None:
 
 
 def human_texts(record: dict) -> list[str]:
-    """Returns what the human says in a record, turn by turn; forks also write `role` and `content`."""
+    """Returns the texts of a record's human turns; forks may use the keys `role` and `content`."""
     turns = record.get("conversations") or ()
     return [said(turn) for turn in turns if is_human(turn)]
 
 
 def is_human(turn: dict) -> bool:
-    """Tells whether a turn is the human's."""
+    """Returns whether a turn is the human's."""
     return turn.get("from", turn.get("role")) in HUMAN
 
 
@@ -76,5 +76,5 @@ def said(turn: dict) -> str:
 
 
 def has_picture(record: dict) -> bool:
-    """Tells whether a record comes with a picture, by the keys that LLaVA and its forks look at."""
+    """Returns whether a record has a picture, by the keys that LLaVA and its forks check."""
     return "image" in record or "video" in record

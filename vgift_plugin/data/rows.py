@@ -1,4 +1,4 @@
-"""Rows of JSON, kept as their text, and names of files that stay below a folder."""
+"""Rows of JSON, kept as text, and file names that stay inside a folder."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ SHOWN = 3  # names in an error; the counts are complete
 
 
 class Rows(Sequence):
-    """The rows of a JSON list, or of a file of JSON lines; kept as their text, a row is parsed when it is asked for.
+    """The rows of a JSON list or of a file of JSON lines, kept as text; a row is parsed on access.
 
-    So 22,176 rows cost the size of their file and two numbers a row, and forked workers share them.
+    The memory used is the size of the file and one number per row, and forked workers share it.
 
     Args:
         path: the file.
-        on_row: told the number, from 1 up, and the content of every row on the way.
+        on_row: called once with the number (from 1) and the content of each row.
 
     Raises:
-        ConfigError: it cannot be read, or holds something else than JSON objects.
+        ConfigError: the file cannot be read, or contains anything but JSON objects.
     """
 
     def __init__(self, path: str | Path, on_row: Callable[[int, dict], None] = lambda number, row: None):
@@ -44,7 +44,7 @@ class Rows(Sequence):
             raise ConfigError(f"{path}: holds no row")
 
     def _scan(self, on_row: Callable[[int, dict], None]) -> Iterator[int]:
-        """Yields the place of every row in the text."""
+        """Yields the offset of every row in the text."""
         text, decode = self._text, json.JSONDecoder().raw_decode
         place = _BETWEEN.match(text).end()
         listed = text.startswith("[", place)
@@ -78,7 +78,7 @@ class Rows(Sequence):
 
 
 def inside(name: Any) -> str:
-    """Returns a relative name that stays below its folder; ValueError for every other."""
+    """Returns the name if it is relative and stays inside its folder; raises ValueError otherwise."""
     if not isinstance(name, str) or not name or "\0" in name:
         raise ValueError(f"{name!r} is no name of a photograph")
     path = PurePosixPath(name)
@@ -88,7 +88,7 @@ def inside(name: Any) -> str:
 
 
 def absent(folder: str, names: Iterable[str]) -> list[str]:
-    """Returns those of the names that are no files below the folder, in their order; each folder is listed once."""
+    """Returns the names that do not exist in the folder, in order; each folder is listed once."""
     listed: dict[str, set[str]] = {}
     missing = []
     for name in names:
@@ -104,5 +104,5 @@ def absent(folder: str, names: Iterable[str]) -> list[str]:
 
 
 def some(names: Sequence[str]) -> str:
-    """Returns the first few names, for an error."""
+    """Returns the first few names, for an error message."""
     return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")

@@ -1,4 +1,4 @@
-"""Randomness as a pure function of names: no state, no global generator, never `seed + i`."""
+"""Randomness as a pure function of a seed and names: no state, no global generator, never `seed + i`."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ def _digest(size: int, seed: int, keys: tuple) -> bytes:
 
 
 def generator(seed: int, *keys: int | str) -> np.random.Generator:
-    """Returns a numpy generator that depends on `seed` and `keys` alone.
+    """Returns a numpy generator that depends only on `seed` and `keys`.
 
-    The keys are hashed (BLAKE2b, 128 bits) together with their types and borders, so `(1, "23")`, `(12, "3")` and
-    `("1", 23)` are three unrelated streams, and neighbouring seeds share nothing.
+    Seed and keys are hashed as JSON (BLAKE2b, 128 bits), so `(1, "23")`, `(12, "3")` and `("1", 23)` give three
+    unrelated streams, and so do neighbouring seeds.
     """
     return np.random.Generator(np.random.PCG64(int.from_bytes(_digest(16, seed, keys), "little")))
 
 
 def _mix(x: int) -> int:
-    """SplitMix64's finaliser (Steele, Lea and Flood 2014): one 64-bit word to another."""
+    """Returns a 64-bit word mixed by SplitMix64's finaliser (Steele, Lea and Flood 2014)."""
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK64
     return x ^ (x >> 31)
 
 
 def permute(index: int, size: int, seed: int, *keys: int | str) -> int:
-    """Returns where `index` goes under the permutation of `range(size)` named by `seed` and `keys`.
+    """Returns the image of `index` under the permutation of `range(size)` given by `seed` and `keys`.
 
-    A Feistel network over the next even number of bits, walked until it lands inside (Black and Rogaway 2002), so
-    drawing without replacement from a million images needs no list: `permute(0..4, 5, 7)` is some order of 0..4.
+    A Feistel network over an even number of bits, iterated until the result is in range (Black and Rogaway 2002), so
+    drawing without replacement from a million images needs no list: `permute(k, 5, 7)` for k in 0..4 gives 0..4 in
+    some order.
 
     Raises:
         IndexError: `index` is not in `range(size)`.

@@ -1,4 +1,4 @@
-"""Counts that all processes of one machine add to."""
+"""Counts shared by all processes of one machine."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections import Counter
 
 
 class Tally:
-    """Counts redraws over all processes of one machine: lines appended to one file in memory, so none is lost or torn.
+    """Counts redraws over all processes of one machine, as lines appended atomically to one file in memory.
 
-    Workers reach it by path, whether forked or spawned. Where the system has no memory files it is a temporary file.
+    Forked and spawned workers open it by path. On systems without memory files it is a temporary file.
     """
 
     def __init__(self):
@@ -33,7 +33,7 @@ class Tally:
             os.close(fd)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Returns {task: {reason: redraws}} so far, most frequent first."""
+        """Returns {task: {reason: number of redraws}} so far, most frequent first."""
         with open(self._path, encoding="utf-8") as lines:
             counter = Counter(tuple(json.loads(line)[:2]) for line in lines)
         result: dict[str, dict[str, int]] = {}

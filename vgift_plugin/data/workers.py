@@ -1,4 +1,4 @@
-"""Worker processes that end with their parent, whatever ends it."""
+"""Worker processes that exit when their parent exits, however it exits."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Compute = Callable[[range], list[dict[str, Any]]]
 
 
 def computed(blocks: Sequence[range], compute: Compute, workers: int) -> Iterator[tuple[range, list[dict[str, Any]]]]:
-    """Yields (block, its items) as they come, computed here or in worker processes.
+    """Yields (block, its items) in order of completion, computed in this process or in worker processes.
 
     Args:
-        blocks: of consecutive numbers.
-        compute: returns the items of a block. Workers are forked where the system can; elsewhere it is pickled.
-        workers: processes; below 2, this process computes.
+        blocks: ranges of item numbers.
+        compute: returns the items of a block. Workers are forked if possible; otherwise `compute` is pickled.
+        workers: number of worker processes; below 2, this process computes.
 
     Raises:
         ConfigError: a worker process was killed.
@@ -55,7 +55,7 @@ _compute: Compute
 
 
 def _start_worker(compute: Compute, parent: int) -> None:
-    """Prepares a worker process: an interrupt is its parent's business, and without its parent it ends."""
+    """Prepares a worker process: it ignores interrupts, which its parent handles, and exits when its parent does."""
     global _compute
     _compute = compute
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,6 +1,6 @@
-"""One folder a paper. `METHODS` lists them in the order in which they are applied to a run.
+"""One folder per paper. `METHODS` lists the methods in the order in which they are applied to a run.
 
-L2T comes before V-GIFT: samples that are mixed in get labels of their instructions, too.
+L2T comes before V-GIFT, so that mixed-in samples also get labels for their instructions.
 """
 
 from .base import Method

@@ -1,4 +1,4 @@
-"""What a method is: flags, a plan for one run, and what the plan changes."""
+"""Interfaces of a method: its flags, and its plan for one run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class MethodFlags:
 
     @classmethod
     def of(cls: type[F], source: Any) -> F:
-        """Returns the flags held by any object or mapping that has (some of) them as attributes or keys."""
+        """Returns the flags from an object's attributes or a mapping's keys; missing ones get their defaults."""
         return filled(cls, source)
 
     def as_dict(self) -> dict[str, Any]:
@@ -35,34 +35,34 @@ class MethodFlags:
         return {one.name: getattr(self, one.name) for one in fields(self)}
 
     def changed(self) -> dict[str, Any]:
-        """Returns {flag: value} of the flags that are not at their defaults."""
+        """Returns {flag: value} for the flags that differ from their defaults."""
         return {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name) != one.default}
 
     def mistakes(self) -> list[str]:
-        """Returns what is wrong with the flags and the files they name, one sentence each: flag, value and cure."""
+        """Returns one sentence per mistake in the flags and their files: the flag, its value and the remedy."""
         return []
 
 
 class Plan(Protocol):
-    """What a method will do in one run. All files are read and all records looked at when it is made.
+    """What a method will do in one run. It reads all files and checks all records when it is created.
 
     Attributes:
-        facts: {what: value} that must be equal on all ranks.
+        facts: {name: value} that must be equal on all ranks.
     """
 
     facts: dict[str, str]
 
     def apply(self, run: Run) -> None:
-        """Tests what can be tested before the first step, then changes the run."""
+        """Runs the checks possible before the first step, then changes the run."""
 
 
 class Method(Protocol):
     """One paper's method.
 
     Attributes:
-        name: as the paper calls it.
+        name: its name in the paper.
         Flags: its flags.
-        alone: whether it goes with no other method.
+        alone: whether it cannot be combined with other methods.
     """
 
     name: str
@@ -70,10 +70,10 @@ class Method(Protocol):
     alone: bool
 
     def wanted(self, flags: Any) -> str:
-        """Returns in words what the flags ask for, such as `the loss on instructions`; empty where they ask nothing."""
+        """Returns what the flags ask for, such as `the loss on instructions`; an empty string for nothing."""
 
     def check(self, flags: Any, host: Host, module: ModuleType) -> None:
-        """Raises what can be told before a model is loaded, beyond `MethodFlags.mistakes`."""
+        """Raises the errors that can be found before a model is loaded, beyond `MethodFlags.mistakes`."""
 
     def plan(self, flags: Any, run: Run) -> Plan | None:
-        """Returns what is to be done in this run; None where that is nothing (and says why in the log)."""
+        """Returns the plan for this run; None (with a reason in the log) if there is nothing to do."""

@@ -1,4 +1,4 @@
-"""One training run, as the plans of the methods change it."""
+"""The state of one training run, which the plans of the methods change."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from ..hosts.token_facts import TokenFactsCollator
 
 @dataclass
 class Run:
-    """One training run, after the host made its data module and before its trainer exists. Plans change it.
+    """One training run, after the host created its data module and before its trainer exists. Plans change it.
 
     Attributes:
         host: the training code's family.
-        module: the module that trains.
-        tokenizer: the run's.
+        module: the training module.
+        tokenizer: the run's tokenizer.
         data_args: the host's data arguments.
-        data_module: what the host's trainer gets as keyword arguments; the host's own object until something changes.
-        flags: {flag: value} of all methods' flags that are not at their defaults.
+        data_module: keyword arguments of the host's trainer; the host's own object until something changes.
+        flags: {flag: value} of all methods' flags that differ from their defaults.
         all_flags: {flag: value} of all methods' flags.
-        replaced: {name: object} of globals of `module` to be replaced until the trainer is made.
+        replaced: {name: object} of globals of `module` to replace until the trainer is created.
         base: the host's own training set.
-        encoder: makes the host's items.
-        train_encoder: the same for what is trained on; a method may put one with other labels in its place.
+        encoder: encodes samples and records as the host's items.
+        train_encoder: the encoder for training items; a method may replace it by one with other labels.
     """
 
     host: Host
@@ -51,15 +51,15 @@ class Run:
         return self.data_module["train_dataset"]
 
     def change(self, **parts: Any) -> None:
-        """Replaces parts of what the trainer gets."""
+        """Replaces some of the trainer's arguments."""
         self.data_module = {**self.data_module, **parts}
 
     def add_callbacks(self, *callbacks: Any) -> None:
-        """Adds callbacks of the trainer, after those that are there."""
+        """Adds callbacks to the trainer, after existing ones."""
         self.change(callbacks=[*self.data_module.get("callbacks", ()), *callbacks])
 
     def add_step(self, step: Step) -> None:
-        """Lets a step act inside the model while it trains, and facts about tokens travel to it; see `ModelHooks`."""
+        """Adds a step that runs inside the model in training and receives facts about tokens; see `ModelHooks`."""
         if self._hooks is None:
             collator = TokenFactsCollator(self.data_module["data_collator"])
             self._hooks = ModelHooks(self.host, [], collator)

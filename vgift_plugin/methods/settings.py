@@ -1,4 +1,4 @@
-"""The flags of all methods together: which are wanted, and every mistake in one message."""
+"""The flags of all methods together: which methods they ask for, and all mistakes in one message."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Settings:
         return [(method, flags) for method, flags in self.methods if method.wanted(flags)]
 
     def words(self) -> str:
-        """Returns in words what is asked for; empty where that is nothing."""
+        """Returns what the flags ask for, as text; an empty string for nothing."""
         return " and ".join(method.wanted(flags) for method, flags in self.wanted())
 
     def changed(self) -> dict[str, Any]:
-        """Returns {flag: value} of all flags that are not at their defaults."""
+        """Returns {flag: value} for all flags that differ from their defaults."""
         return {name: value for _, flags in self.methods for name, value in flags.changed().items()}
 
     def as_dict(self) -> dict[str, Any]:
@@ -37,7 +37,7 @@ class Settings:
         return {name: value for _, flags in self.methods for name, value in flags.as_dict().items()}
 
     def check(self) -> None:
-        """Raises ConfigError with every mistake in the flags and in the files they name."""
+        """Raises ConfigError with all mistakes in the flags and in the files they name, if there are any."""
         mistakes = [mistake for _, flags in self.methods for mistake in flags.mistakes()]
         for method, flags in self.wanted():
             others = [name for name in self.changed() if name not in {one.name for one in fields(flags)}]

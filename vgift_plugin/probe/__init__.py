@@ -1,1 +1,1 @@
-"""`vgift probe`: does a trained model look, and does a data set need its pictures?"""
+"""`vgift probe`: does a trained model use its pictures, and does a data set need them?"""

@@ -1,7 +1,7 @@
 """Describe first, then answer: does a model do better with its own description of the picture before the question?
 
-STIC's way to ask (arXiv 2405.19716, "describe and respond"), the picture shown both times; its own table has benchmarks
-that fall by it. The plain answers stand beside.
+This is STIC's way of asking (arXiv 2405.19716, "describe and respond"), with the picture shown both times; some
+benchmarks in its own table get worse. Plain answers are measured for comparison.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from .task_accuracy import MARGIN
 from .visual_contribution import RIGHT, Measured
 
 PLAIN, DESCRIBED = "plain", "described"
-LONGEST = 256  # tokens of a description
-SHORT = 3  # words: answers up to it are compared with the model's own
+LONGEST = 256  # maximum tokens of a description
+SHORT = 3  # words; answers up to this length are compared with the model's replies
 NOT = "not_described"  # why a record has no described answer
 EQUAL = "equals_answer"
 FIELDS = ("description", DESCRIBED, EQUAL, NOT)  # added to a row
 
 
 def ask(checkpoint: Checkpoint, chosen: Measured, block: range) -> list[dict[str, Any]]:
-    """Returns the rows of `Measured.measure`, with what describing first makes of them.
+    """Returns the rows of `Measured.measure` with the results of describing first.
 
-    A measured row gets `description`, `described`: mean log p per answer token with it, and, where the first answer is
-    short, `equals_answer`: {"plain": does the model's reply equal it?, "described"}; or `not_described`: why there is
-    none.
+    A measured row gets `description`, `described` (mean log p per answer token with the description) and, if the first
+    answer is short, `equals_answer` ({"plain": whether the model's reply equals it, "described": likewise}); or
+    `not_described`, the reason why there are none.
     """
     rows = chosen.measure(checkpoint, block)
     told = [row for row in rows if "left_out" not in row]
@@ -83,11 +83,11 @@ def _answer(record: dict) -> str:
 
 
 def tabulate(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Returns what measured rows say about describing first.
+    """Returns statistics of describing first over measured rows.
 
     Returns:
-        {"n", "plain": mean log p per token, "described": the same, "gain", "low", "high" (95 %), "not_described": {why:
-        count}, "short": {"n", "plain": {"accuracy", "low", "high"}, "described": ...} or null}
+        {"n", "plain": mean log p per token, "described": the same, "gain", "low", "high" (95 %), "not_described":
+        {reason: count}, "short": {"n", "plain": {"accuracy", "low", "high"}, "described": ...} or None}
     """
     own = [row for row in rows if DESCRIBED in row]
     result: dict[str, Any] = {"n": len(own), NOT: dict(Counter(row[NOT] for row in rows if NOT in row)), "short": None}

@@ -14,7 +14,7 @@ from . import task_accuracy as accuracy
 from . import visual_contribution as contribution
 
 MISTAKES = 12
-LISTED, PICTURED = 100, 12  # records that need their picture least
+LISTED, PICTURED = 100, 12  # number of records listed, and shown with pictures
 BINS = 40
 PICTURE_PX = 320
 
@@ -26,10 +26,10 @@ def tasks_page(
 
     Args:
         made: the samples of each task.
-        results: {task: accuracies}, see `accuracy.tabulate`.
+        results: {task: accuracies}, see `task_accuracy.tabulate`.
         rows: {task: answered samples}.
-        about: what was probed.
-        table: all numbers.
+        about: description of what was probed.
+        table: all numbers as text.
     """
     tasks = []
     for stream in made:
@@ -71,9 +71,9 @@ def records_page(chosen: contribution.Measured, measured: Sequence[dict[str, Any
 
     Args:
         chosen: the records.
-        measured: rows of the records, the least gain against a blank picture first.
-        about: what was probed.
-        table: all numbers.
+        measured: rows of the records, sorted by gain against a blank picture, ascending.
+        about: description of what was probed.
+        table: all numbers as text.
     """
     return render(
         "visual_contribution.html",
@@ -89,7 +89,7 @@ def records_page(chosen: contribution.Measured, measured: Sequence[dict[str, Any
 
 
 def _histogram(values: Sequence[float]) -> dict[str, Any]:
-    """Returns bars and ticks. 0 is always an edge between bars, which change their colour there.
+    """Returns bars and ticks. 0 is always an edge between bars, since their colour changes there.
 
     Values below the 1st and above the 99th percentile are counted in the outermost bars.
     """
@@ -107,11 +107,11 @@ def _histogram(values: Sequence[float]) -> dict[str, Any]:
         {"low": start, "high": end, "count": count, "share": count / counts.max(), "fill": "good" if end > 0 else "bad"}
         for start, end, count in zip(edges[:-1], edges[1:], counts, strict=True)
     ]
-    anchors = {0.0: "middle", low: "start", high: "end"}  # where low or high is 0, one tick
+    anchors = {0.0: "middle", low: "start", high: "end"}  # one tick if low or high is 0
     ticks = [
         {"value": value, "at": (value - low) / (high - low), "anchor": anchor}
         for value, anchor in anchors.items()
-        if value == 0 or abs(value) >= 0.1 * (high - low)  # closer to 0 the texts would overlap
+        if value == 0 or abs(value) >= 0.1 * (high - low)  # closer to 0 the labels would overlap
     ]
     return {"bars": bars, "ticks": ticks}
 

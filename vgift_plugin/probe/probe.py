@@ -1,4 +1,4 @@
-"""`vgift probe`: does a trained model look, and does a data set need its pictures?"""
+"""`vgift probe`: does a trained model use its pictures, and does a data set need them?"""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from . import task_accuracy as accuracy
 from . import visual_contribution as contribution
 from .page import records_page, tasks_page
 
-LEAST = 2  # samples, for another one's picture to be shown
-NAMED = 20  # records that are left out, on the terminal; all of them are in the JSON
+LEAST = 2  # samples, so that there is another one's picture to show
+NAMED = 20  # left-out records named on the terminal; the JSON has all of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +152,7 @@ def _chosen(
 
 
 def _tasks(job: Job, load: Callable[[], Checkpoint], made: Sequence[Stream], n: int, batch_size: int) -> tuple:
-    """Asks for the samples of all tasks; returns (table, what goes into the JSON, page of (about, table))."""
+    """Asks the samples of all tasks; returns (table, content of the JSON, function of (about, table) for the page)."""
     results, rows = {}, {}
     tested: set[str] = set()
     for stream in made:
@@ -171,7 +171,7 @@ def _tasks(job: Job, load: Callable[[], Checkpoint], made: Sequence[Stream], n: 
 
 
 def _test(stream: Stream, checkpoint: Checkpoint) -> None:
-    """Sends a few samples through the host, as training does before its first step."""
+    """Runs the self-test on a few samples, as training does before its first step."""
     try:
         self_test(stream, checkpoint, checkpoint.template, checkpoint.tokenizer, checkpoint.host)
     except SelfTestError as err:
@@ -186,7 +186,7 @@ def _records(
     batch_size: int,
     describe_first: bool,
 ) -> tuple:
-    """Measures the chosen records; returns (table, what goes into the JSON, page of (about, table))."""
+    """Measures the chosen records; returns (table, content of the JSON, function of (about, table) for the page)."""
 
     def ask(block: range) -> list[dict]:
         return describing.ask(load(), chosen, block) if describe_first else chosen.measure(load(), block)

@@ -1,4 +1,4 @@
-"""Does a model look? Each question asked three times: with its picture, with none, with another one's."""
+"""Does a model use the picture? Each question is asked three times: with its picture, with none, and with another's."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from ..report.page import aligned, passed_over
 from ..tasks.task import Sample, Task
 
 SIGHTED, BLIND, SHUFFLED = WAYS = ("sighted", "blind", "shuffled")
-GREY = Image.new("RGB", (336, 336), (128, 128, 128))  # the same for every question, in size too
-MARGIN = 8  # tokens that a reply may be longer than the answer, so that a longer one is seen to be wrong
+GREY = Image.new("RGB", (336, 336), (128, 128, 128))  # the same picture and size for every question
+MARGIN = 8  # extra tokens that a reply may have over the answer, so that replies that are too long count as wrong
 FOLDERS_SHOWN = 12
 
 
 def shown(samples: Sequence[Sample], others: Sequence[Sample]) -> dict[str, list[Sample]]:
-    """Returns, for each way of asking, the samples with what is shown in it: only the picture is another one."""
+    """Returns the samples for each way of asking, which differ only in their pictures."""
     return {
         SIGHTED: list(samples),
         BLIND: [replace(sample, image=GREY) for sample in samples],
@@ -34,17 +34,17 @@ def shown(samples: Sequence[Sample], others: Sequence[Sample]) -> dict[str, list
 
 
 def ask(checkpoint: Checkpoint, stream: Stream, block: range, n: int) -> list[dict[str, Any]]:
-    """Asks for some samples of a task.
+    """Asks a checkpoint some samples of a task.
 
     Args:
-        checkpoint: who is asked.
+        checkpoint: the checkpoint.
         stream: the samples.
         block: their numbers, consecutive.
-        n: how many there are in all; sample j is shuffled with sample j + 1, the last one with the first.
+        n: number of all samples; sample j is shown the picture of sample j + 1, the last one that of the first.
 
     Returns:
-        a JSON-able row for each: its photographs, why others were passed over for them, question, answer, and the
-        replies and scores of the three ways.
+        a JSON-able row for each: its photographs, the reasons of redraws, question, answer, and the replies and scores
+        of the three ways.
     """
     passed: list[list[str]] = [[] for _ in block]
     samples = [
@@ -69,18 +69,18 @@ def ask(checkpoint: Checkpoint, stream: Stream, block: range, n: int) -> list[di
 
 
 def scores(task: Task, replies: dict[str, str], params: dict) -> dict[str, float]:
-    """Returns how right the replies are, in [0, 1], all against the sample's own answer."""
+    """Returns the scores of the replies, in [0, 1], all against the sample's own answer."""
     return {way: task.score(reply, params) for way, reply in replies.items()}
 
 
 def tabulate(rows: Sequence[dict[str, Any]], chance: float) -> dict[str, Any]:
-    """Returns what the rows of one task say.
+    """Returns statistics of the rows of one task.
 
     Returns:
         {"n", "chance", "sighted": {"accuracy", "low", "high", "mean_score"}, "blind": ..., "shuffled": ...,
-        "passed_over": {reason: photographs}, "folders": {first folder of the photograph: {"n", "sighted": accuracy,
-        ...}}}. An answer counts as right where its score is 1; the 95 % interval is Wilson's, answers of one photograph
-        counted together.
+        "passed_over": {reason: number of redraws}, "folders": {first folder of the photograph: {"n", "sighted":
+        accuracy, ...}}}. An answer is correct if its score is 1. The 95 % interval is Wilson's, with answers on one
+        photograph treated as correlated.
     """
     score = np.array([[row["scores"][way] for way in WAYS] for row in rows])
     first = [row["photographs"][0] for row in rows]
@@ -100,7 +100,7 @@ def tabulate(rows: Sequence[dict[str, Any]], chance: float) -> dict[str, Any]:
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """Returns all tasks' results for the terminal."""
+    """Returns the results of all tasks as a text table."""
     lines = [("task", "chance", *(column for way in WAYS for column in (way, "95 % interval")), "n")]
     for name, one in results.items():
         cells = [(f"{one[way]['accuracy']:.1%}", f"{one[way]['low']:.1%} to {one[way]['high']:.1%}") for way in WAYS]
@@ -121,7 +121,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def worst(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """Returns the worst mistakes: least right with the picture, and among those most right without it."""
+    """Returns the worst mistakes: lowest score with the picture, ties broken by the highest score without it."""
     wrong = [row for row in rows if row["scores"][SIGHTED] < 1]
     return sorted(wrong, key=lambda row: (row["scores"][SIGHTED], -row["scores"][BLIND], -row["scores"][SHUFFLED]))[
         :count

@@ -1,7 +1,7 @@
-"""How much does a data set need its pictures? The reference answer's likelihood with them, with none, with wrong ones.
+"""How much does a data set need its pictures? Likelihood of the answers with the right, a blank and a wrong picture.
 
-The paper asks it of LLaVA's instruction data (V-GIFT, arXiv 2604.12966); L2T calls log p(A|V,I) − log p(A|noise,I) the
-visual contribution to an answer.
+V-GIFT (arXiv 2604.12966) raises this question for LLaVA's instruction data; L2T calls log p(A|V,I) − log p(A|noise,I)
+the visual contribution to an answer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ QUANTILES = (5, 25, 50, 75, 95)
 
 
 def candidates(records: Sequence[dict]) -> tuple[list[int], dict[str, int]]:
-    """Returns the positions of the records with one picture and one place for it, and {why not: how many others}."""
+    """Returns the positions of the records with one picture and one `<image>`, and {reason: number of others}."""
     positions, left_out = [], Counter()
     for position, record in enumerate(records):
         reason = why_not_one_picture(record)
@@ -41,7 +41,7 @@ def candidates(records: Sequence[dict]) -> tuple[list[int], dict[str, int]]:
 
 
 def choose(positions: Sequence[int], n: int, seed: int) -> list[int]:
-    """Returns the first n of the positions in an order that depends on the seed alone."""
+    """Returns the first n positions in an order given by the seed."""
     size = len(positions)
     return [positions[permute(k, size, seed, "probe", "records")] for k in range(min(n, size))]
 
@@ -50,13 +50,13 @@ class Measured:
     """The chosen records of a data set.
 
     Args:
-        records: all.
-        chosen: the positions of those that are measured, in order.
-        image_folder: what their pictures are relative to.
-        data_path: the file they come from, to be named in errors.
+        records: all records.
+        chosen: positions of the records to measure, in order.
+        image_folder: the folder their pictures are relative to.
+        data_path: the file of the records, for errors.
 
     Raises:
-        ConfigError: all show the same picture, so there is no wrong one.
+        ConfigError: all have the same picture, so there is no wrong one.
     """
 
     def __init__(self, records: Sequence[dict], chosen: Sequence[int], image_folder: str, data_path: str):
@@ -75,11 +75,11 @@ class Measured:
         return self.records[self.chosen[k]]
 
     def open(self, k: int) -> Image.Image:
-        """Returns its picture, as LLaVA opens it: not turned by EXIF. UnsuitableImage where it cannot be read."""
+        """Returns its picture as LLaVA opens it, ignoring EXIF; raises UnsuitableImage if it cannot be read."""
         return open_photo(os.path.join(self.image_folder, picture_name(self.record(k))), upright=False)
 
     def wrong(self, k: int) -> tuple[str, Image.Image]:
-        """Returns name and picture of the next chosen record that shows another one, which can be read."""
+        """Returns the name and picture of the next chosen record that has a different, readable picture."""
         own = picture_name(self.record(k))
         for step in range(1, len(self)):
             other = (k + step) % len(self)
@@ -94,8 +94,10 @@ class Measured:
         )
 
     def measure(self, checkpoint: Checkpoint, block: range) -> list[dict[str, Any]]:
-        """Returns a JSON-able row for each of some chosen records: mean log p per answer token with the three pictures,
-        or why it is left out."""
+        """Returns a JSON-able row for each chosen record of a block.
+
+        It has the mean log p per answer token with the three pictures, or the reason why the record is left out.
+        """
         rows, items = [], []
         for k in block:
             record = self.record(k)
@@ -110,7 +112,7 @@ class Measured:
             try:
                 three = {RIGHT: picture, BLANK: GREY, WRONG: wrong}
                 spoken = {kind: checkpoint.encode(record, image) for kind, image in three.items()}
-            except Exception as err:  # whatever the host's own preprocessing makes of it; training would stop there
+            except Exception as err:  # from the host's own preprocessing, where training would stop
                 row["left_out"] = f"LLaVA cannot read it: {type(err).__name__}: {err}"
                 continue
             if checkpoint.answer_length(spoken[RIGHT]):
@@ -130,17 +132,17 @@ class Measured:
 
 
 def gains(row: dict[str, Any]) -> dict[str, float]:
-    """Returns how much likelier a token of the answer is with the right picture than with the other ones, in nats."""
+    """Returns the gain in mean log p per answer token of the right picture over each other one, in nats."""
     return {kind: row[RIGHT] - row[kind] for kind in AGAINST}
 
 
 def tabulate(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Returns what measured records say, all together (`all`) and by the first folder of their pictures.
+    """Returns statistics of measured records, for all (`all`) and by the first folder of their pictures.
 
     Returns:
         {name: {"n", "right": mean log p per token, "blank": stats, "wrong": stats}} with stats of the gains against
-        that picture: mean, low, high (95 % interval, records of one picture counted together; None where all are of
-        one), quantiles {"5": ...}, `needless`: the share of gains at most 0.
+        that picture: mean, low, high (95 % interval with records of one picture treated as correlated; None if all have
+        the same), quantiles {"5": ...}, and `needless`, the share of gains of at most 0.
     """
     folders: dict[str, list[dict]] = {}
     for row in rows:
@@ -164,7 +166,7 @@ def _stats(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """Returns the results for the terminal: gains in nats a token."""
+    """Returns the results as a text table, with gains in nats per token."""
     lines = [("pictures", "against", "records", "mean", "95 % interval", *(f"{q} %" for q in QUANTILES), "at most 0")]
     shown = sorted(results.items(), key=lambda item: (item[0] != "all", -item[1]["n"]))
     for name, one in shown[: FOLDERS_SHOWN + 1]:

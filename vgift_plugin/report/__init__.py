@@ -1,1 +1,1 @@
-"""What pages and tables have in common: templates, plots, intervals."""
+"""Shared parts of pages and tables: templates, plots, intervals."""

@@ -1,4 +1,4 @@
-"""How sure a measured share or mean is."""
+"""Confidence intervals of measured shares and means."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import numpy as np
 
 
 def wilson(accuracy: float, n: float, z: float = 1.96) -> tuple[float, float]:
-    """Returns Wilson's 95 % interval of a share seen in n independent trials: 0.5 of 100 gives (0.404, 0.596)."""
+    """Returns Wilson's 95 % interval of a share in n independent trials: 0.5 of 100 gives (0.404, 0.596)."""
     middle = (accuracy + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(accuracy * (1 - accuracy) / n + z * z / (4 * n * n))
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def effective_size(right: np.ndarray, groups: np.ndarray) -> float:
-    """Returns how many independent trials (m, items) answers are worth when those of one photograph go together.
+    """Returns the effective number of independent trials when answers on one photograph are correlated.
 
     Args:
-        right: booleans.
+        right: booleans, (m, items).
         groups: (m,) numbers of the photographs.
 
     Returns:
-        right.size or less; with one item and no photograph twice, exactly m.
+        right.size or less; exactly m for one item and no repeated photograph.
     """
     off = right - right.mean()
     sums = np.bincount(np.unique(groups, return_inverse=True)[1], off.sum(1))
@@ -35,12 +35,14 @@ def effective_size(right: np.ndarray, groups: np.ndarray) -> float:
 def mean_interval(
     values: np.ndarray, groups: Sequence[Any], z: float = 1.96
 ) -> tuple[float, float] | tuple[None, None]:
-    """Returns the normal 95 % interval of a mean when values of one group go together; (None, None) with one group.
+    """Returns the normal 95 % interval of a mean with correlated values in each group; (None, None) for one group.
+
+    The values 0, 1, 2, 3 of four photographs give (0.235, 2.765).
 
     Args:
         values: (n,) floats.
-        groups: (n,) names of what they are of. 0, 1, 2, 3 of four photographs give (0.235, 2.765).
-        z: of the normal distribution.
+        groups: (n,) names of their groups, such as photographs.
+        z: quantile of the normal distribution.
     """
     mean, n = float(values.mean()), len(values)
     sums = np.bincount(np.unique(groups, return_inverse=True)[1], values - mean)

@@ -1,4 +1,4 @@
-"""What all pages share: templates, embedded pictures, checks of output paths, tables of text.
+"""Functions shared by all pages: templates, embedded pictures, checks of output paths, text tables.
 
 A page is one HTML file that loads nothing from the network, has a light and a dark theme, and can be printed.
 """
@@ -30,11 +30,11 @@ def render(template: str | Path, /, **values: Any) -> str:
     """Returns a page as HTML.
 
     Args:
-        template: a file name in `templates/`, or the path of a template elsewhere, which may extend and include them.
-        values: what the template uses. Text is escaped by the template.
+        template: a file name in `templates/`, or the path of another template, which may extend and include those.
+        values: the template's variables. Text is escaped by the template.
 
     Raises:
-        jinja2.UndefinedError: the template uses a value that is not given.
+        jinja2.UndefinedError: the template uses a variable that is not given.
     """
     folder, name = os.path.split(template)
     return _environment(folder).get_template(name).render(values)
@@ -42,7 +42,7 @@ def render(template: str | Path, /, **values: Any) -> str:
 
 @functools.cache
 def _environment(folder: str) -> jinja2.Environment:
-    import jinja2  # not needed before a page is written
+    import jinja2  # only needed to write a page
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([folder, TEMPLATES] if folder else TEMPLATES),
@@ -60,7 +60,7 @@ class Picture:
     """A picture for the macro `img` of `macros.html`.
 
     Attributes:
-        url: the JPEG itself, as a data: URL.
+        url: the JPEG, as a data: URL.
         width: in pixels.
         height: in pixels.
     """
@@ -71,7 +71,7 @@ class Picture:
 
 
 def embed(image: Image.Image, quality: int = 92, longest_px: int | None = None) -> Picture:
-    """Returns an image as JPEG, to be embedded in a page.
+    """Returns an image as JPEG for embedding in a page.
 
     Args:
         image: RGB.
@@ -88,7 +88,7 @@ def embed(image: Image.Image, quality: int = 92, longest_px: int | None = None) 
 
 
 def flag_words(flags: Any) -> str:
-    """Returns the flags that are not at their defaults as text: `--ssl_tasks rotation, --ssl_ratio 0.05`.
+    """Returns the flags that differ from their defaults as text: `--ssl_tasks rotation, --ssl_ratio 0.05`.
 
     Args:
         flags: flags with `changed() -> {name: value}`.
@@ -97,10 +97,10 @@ def flag_words(flags: Any) -> str:
 
 
 def check_outputs(page: str, *others: str | None) -> None:
-    """Checks that a page and other files can be written, before anything is computed.
+    """Checks that a page and other files can be written.
 
     Raises:
-        ConfigError: the page does not end in .html, or see `check_writable`.
+        ConfigError: the page does not end in .html; or see `check_writable`.
     """
     if Path(page).suffix.lower() != ".html":
         raise ConfigError(f"-o {page}: must end in .html")
@@ -111,8 +111,8 @@ def check_writable(*paths: str | None) -> None:
     """Checks that files can be written. None is skipped.
 
     Raises:
-        ConfigError: a folder is missing or not writable, a path exists and is not a regular file, or two paths are one
-            file.
+        ConfigError: a folder is missing or not writable, a path exists and is not a regular file, or two paths name
+            the same file.
     """
     given = list(filter(None, paths))
     resolved = [Path(path).resolve() for path in given]
@@ -131,12 +131,12 @@ def check_writable(*paths: str | None) -> None:
 
 
 def passed_over(reasons: Mapping[str, int]) -> str:
-    """Returns how many images were skipped and redrawn, by reason: `passed over: 3 unreadable, 2 near-grey`."""
+    """Returns text on how many images were skipped, by reason: `passed over: 3 unreadable, 2 near-grey`."""
     return "passed over: " + ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
 
 
 def aligned(lines: list[tuple[str, ...]], left: int = 1) -> str:
-    """Returns rows as a table for the terminal: the first `left` columns left-aligned, the others right-aligned."""
+    """Returns rows as a text table with the first `left` columns left-aligned and the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     form = "  ".join(f"{{:{'<' if k < left else '>'}{width}}}" for k, width in enumerate(widths))
     return "\n".join(form.format(*line).rstrip() for line in lines)

@@ -1,4 +1,4 @@
-"""The built-in tasks: one file each, one import line each."""
+"""The built-in tasks, one file each."""
 
 from .color import Color
 from .correspondence import Correspondence

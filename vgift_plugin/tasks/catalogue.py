@@ -1,4 +1,4 @@
-"""`vgift tasks`: every task with its knobs and a sample."""
+"""`vgift tasks`: lists every task with its knobs and a sample."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class ListTasks:
     EXAMPLE: ClassVar[str] = "example:\n  vgift tasks"
 
     def run(self) -> str:
-        """Returns every task with what it needs, its chance level, its knobs and one sample."""
+        """Returns text on every task: images needed, chance level, knobs and one sample."""
         return "\n\n".join(_described(get_task(name)) for name in task_names())
 
 
 def summary(kind: type[Task]) -> str:
-    """Returns what a task is, in the one sentence that begins its docstring."""
+    """Returns the first paragraph of a task's docstring, which describes the task in one sentence."""
     return " ".join((kind.__doc__ or "").split("\n\n")[0].split())
 
 

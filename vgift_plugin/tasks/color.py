@@ -1,8 +1,8 @@
-"""Colour matching: which colour had each marked point before the photograph lost its colours?
+"""Colour matching: which colour did each marked point have before the photograph was made grey?
 
 V-GIFT (arXiv 2604.12966), section 3.2 and the release's constants: longest side 512, five points, 20 px margin, mean of
-a 5×5 patch, pairwise RGB distance of 40. Here it is painted at the 336 px that LLaVA-1.5 looks at, margin to scale, and
-the points are alike in brightness: where they are not, ranking their grey values answers most items (`vgift audit`).
+a 5×5 patch, pairwise RGB distance of 40. Here the image is painted at LLaVA-1.5's 336 px with the margin to scale, and
+the points have similar brightness: otherwise ranking their grey values answers most items (`vgift audit`).
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from .task import Params, Task, knob, tidy
 MARKER = Marker(radius_px=6, font_px=18)
 PUBLISHED_MARKER = PublishedMarker(radius_px=8, rim="white", rim_px=2, font_px=28, offset=(5, -3), padding_px=3)
 PATCH_PX = 5
-CANDIDATES = 256  # points tried, in order, before the photograph is passed over
-STARTS = 16  # how many of them are tried as the first to be kept
-LUMA = np.array([0.299, 0.587, 0.114])  # grey value of a colour, ITU-R BT.601, as Pillow has it
+CANDIDATES = 256  # points tried, in order, before the photograph is rejected
+STARTS = 16  # how many of them are tried as the first point kept
+LUMA = np.array([0.299, 0.587, 0.114])  # weights of the grey value, ITU-R BT.601, as in Pillow
 
 
 @register
 @dataclass(frozen=True)
 class Color(Task):
-    """A greyscale copy with N lettered dots, and their N original colours in shuffled order to be matched to them."""
+    """A greyscale copy with N lettered dots, to be matched with their N original colours, given in shuffled order."""
 
     name: ClassVar[str] = "color"
     wordings: ClassVar[tuple[str, ...]] = (
@@ -84,7 +84,7 @@ class Color(Task):
         return self.size_px
 
     def draw(self, rng: np.random.Generator, images: list[Image.Image]) -> Params:
-        """Chooses points (pixels of the painted image), their colours, and the order in which these are listed."""
+        """Returns the points (pixels of the painted image), their colours, and the order in which these are listed."""
         (photo,) = images
         if min(photo.size) < self.min_side_px:
             raise UnsuitableImage("too small")
@@ -105,7 +105,7 @@ class Color(Task):
         }
 
     def _choose(self, rng: np.random.Generator, pixels: np.ndarray) -> tuple[list, list]:
-        """Goes through random points, from several of them in turn, until enough can be kept together."""
+        """Returns points and colours: the first set that fits the rules, over several random starting points."""
         height, width, _ = pixels.shape
         margin = self.margin_px
         xs = rng.integers(margin, width - margin, CANDIDATES)
@@ -121,8 +121,11 @@ class Color(Task):
         raise UnsuitableImage("too few distinct colours")
 
     def _kept(self, start: int, points: list, colors: np.ndarray, wh: tuple[int, int]) -> list[int]:
-        """Keeps the point `start`, then all in their order that are far enough in place and in colour, and near enough
-        in brightness, from all kept before, up to the number wanted. Returns their indices."""
+        """Returns the indices of the points kept: `start`, then in order every point that fits all kept so far.
+
+        A point fits if it is far enough away in place and colour and close enough in brightness. At most `points`
+        points are kept.
+        """
         grey = colors @ LUMA
         fits = np.ones(len(points), bool)
         kept: list[int] = []
@@ -147,7 +150,7 @@ class Color(Task):
         return canvas
 
     def words(self, params: Params) -> dict[str, str]:
-        """Fills in the letters, the numbered colours and the form of the answer."""
+        """Returns the letters, the numbered colours and the form of the answer."""
         order, names = params["order"], nearest_names(np.array(params["colors"]))
         letters = string.ascii_uppercase[: len(order)]
         listed = (
@@ -158,15 +161,17 @@ class Color(Task):
         return {"n": str(len(order)), "letters": ", ".join(letters), "colors": "\n".join(listed), "form": form}
 
     def response(self, params: Params) -> str:
-        """Returns every letter with its colour's number: `A-3, B-1, C-5, D-2, E-4`."""
+        """Returns every letter with the number of its colour: `A-3, B-1, C-5, D-2, E-4`."""
         order = params["order"]
         return ", ".join(
             f"{letter}-{order.index(k) + 1}" for k, letter in enumerate(string.ascii_uppercase[: len(order)])
         )
 
     def grade(self, reply: str, response: str) -> float:
-        """Returns the share of points that are right, pair by pair in the order asked for; 0 where there are not as
-        many pairs as points. `A-2, B-1, x` earns 2/3 where `A-2, B-1, C-3` is right."""
+        """Returns the share of correct pairs, compared in order; 0 if the number of pairs is wrong.
+
+        `A-2, B-1, x` scores 2/3 against `A-2, B-1, C-3`.
+        """
         pairs, truth = (re.split(r", ?", text) for text in (tidy(reply), response))
         return sum(map(str.__eq__, pairs, truth)) / len(truth) if len(pairs) == len(truth) else 0.0
 

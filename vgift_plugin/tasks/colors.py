@@ -1,4 +1,4 @@
-"""Colour names and distances: the 949 names of the xkcd survey (as matplotlib ships them), nearest in CIELAB."""
+"""Colour names and distances: the nearest in CIELAB of the 949 names of the xkcd survey, as shipped by matplotlib."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def nearest_names(rgb: np.ndarray) -> list[str]:
 def colorfulness(rgb: np.ndarray) -> float:
     """Returns the colourfulness M of an image of shape (h, w, 3), 0 to 255 (Hasler and Süsstrunk 2003, section 7).
 
-    0 for greyscale; 15 is the paper's "slightly", 33 its "moderately colorful". A sepia print is low.
+    It is 0 for greyscale; the paper calls 15 "slightly" and 33 "moderately colorful". A sepia print scores low.
     """
     red, green, blue = np.moveaxis(np.asarray(rgb, np.float64), -1, 0)
     rg, yb = red - green, (red + green) / 2 - blue

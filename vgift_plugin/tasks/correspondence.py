@@ -1,8 +1,8 @@
 """Point correspondence: where is the marked point of one view in the other view?
 
-V-GIFT (arXiv 2604.12966), section 3.2, asks it for pairs of different photographs, matched by DINOv2 features. Here
-both views come from one photograph under known warps, so the true match is exact and no label, mask or model is needed;
-photo_pairs.py takes pairs of different photographs whose matches were stored before.
+V-GIFT (arXiv 2604.12966), section 3.2, uses pairs of different photographs, matched by DINOv2 features. Here both views
+come from one photograph under known warps, so the match is exact and needs no label, mask or model; photo_pairs.py
+uses pairs of different photographs with stored matches.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from .photo_pairs import GAP_PX, MARKER, PhotoPairs, numbers_of
 from .registry import register
 from .task import PairTask, Params, Task, knob
 
-TRIES = 8  # pairs of views tried before the photograph is passed over
+TRIES = 8  # pairs of views tried before the photograph is rejected
 POINTS = 96  # points tried in each pair of views
-FLIP = (1, 0, 3, 2)  # the corners of a mirrored view, named from those of the plain one
+FLIP = (1, 0, 3, 2)  # order of the corners of a mirrored view
 LIGHTS = 3  # brightness, contrast, saturation
 LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def homography(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Returns the 3×3 matrix, bottom right 1, that takes four points to four points; both of shape (4, 2)."""
+    """Returns the 3×3 matrix, bottom right 1, that maps four points to four others; both of shape (4, 2)."""
     rows, right = [], []
     for (x, y), (u, v) in zip(source, target, strict=True):
         rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
@@ -37,20 +37,20 @@ def homography(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def warp(matrix: np.ndarray, xy: np.ndarray) -> np.ndarray:
-    """Returns points of shape (n, 2) after a homography."""
+    """Returns points of shape (n, 2) mapped by a homography."""
     out = np.column_stack([xy, np.ones(len(xy))]) @ matrix.T
     return out[:, :2] / out[:, 2:]
 
 
 def relit(image: Image.Image, brightness: float, contrast: float, saturation: float) -> Image.Image:
-    """Returns an image with its light changed by three factors, 1 for none; contrast is about its mean luma.
+    """Returns an image with changed brightness, contrast (about the mean luma) and saturation; a factor of 1 is none.
 
-    All three are linear in RGB, so they make one matrix.
+    All three are linear in RGB, so they are combined into one matrix.
     """
     mean = float(np.asarray(image.reduce(8), np.float32).mean((0, 1)) @ LUMA) * brightness
     grey = np.outer(np.ones(3), LUMA)
     matrix = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * grey)
-    offset = np.full((3, 1), (1 - contrast) * mean)  # grey itself, which saturation leaves as it is
+    offset = np.full((3, 1), (1 - contrast) * mean)  # a grey offset, which saturation does not change
     return image.convert("RGB", tuple(np.hstack([matrix, offset]).ravel().tolist()))
 
 
@@ -64,11 +64,11 @@ def corners(size_px: int) -> np.ndarray:
 class Correspondence(Task):
     """Two square views of one photograph side by side: a query point in the left one, candidates in the right one.
 
-    The views differ in crop, scale, perspective, light, by a random quarter turn and, half of the time, by a mirror: so
-    the match may be anywhere, whatever the place of the query. A view is stored as its
-    `quad`: the photograph's pixels under its four corners, which holds crop, scale, flip and perspective at once. All
-    candidates are points of the photograph that both views show, at least `min_distance_px` apart in the right view and
-    different in what surrounds them; which of them is the match is drawn last, so a place alone gives nothing away.
+    The views differ in crop, scale, perspective, light, by a random quarter turn and, in half of the samples, by a
+    mirror, so the position of the query says nothing about the position of the match. A view is stored as its `quad`:
+    the pixels of the photograph at its four corners, which define crop, scale, flip and perspective. All candidates are
+    points that both views show, at least `min_distance_px` apart in the right view and with different surroundings.
+    Which of them is the match is drawn last, so positions alone do not reveal it.
     """
 
     name: ClassVar[str] = "correspondence"
@@ -110,16 +110,16 @@ class Correspondence(Task):
 
     @property
     def picture_px(self) -> int:
-        """Two views and the gap."""
+        """Width of two views and the gap."""
         return 2 * self.size_px + GAP_PX
 
     @property
     def longest_px(self) -> int:
-        """Enough for a view of half the shorter side to be painted without enlarging it."""
+        """Twice `size_px` divided by `min_scale`, so that the smallest views need little or no enlarging."""
         return round(2 * self.size_px / self.min_scale)
 
     def draw(self, rng: np.random.Generator, images: list[Image.Image]) -> Params:
-        """Chooses two views, the candidates, and which of them the query asks for. Points are pixels of their view."""
+        """Returns two views, the candidates, and which of them matches the query. Points are pixels of their view."""
         (photo,) = images
         if min(photo.size) < self.min_side_px:
             raise UnsuitableImage("too small")
@@ -152,14 +152,14 @@ class Correspondence(Task):
         }
 
     def _quad(self, rng: np.random.Generator, wh: tuple[int, int]) -> np.ndarray:
-        """Returns four corners, in whole pixels of the photograph, of a square whose corners moved inwards."""
+        """Returns the four corners, in whole pixels of the photograph, of a square with its corners moved inwards."""
         side = rng.uniform(self.min_scale, 1.0) * min(wh)
         left, top = rng.uniform(0, wh[0] - side), rng.uniform(0, wh[1] - side)
         inwards = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]]) * rng.uniform(0, self.max_perspective, (4, 2)) * side
         return np.floor(np.array([left, top]) + corners(1) * side + inwards)
 
     def _choose(self, rng: np.random.Generator, wh: tuple[int, int], small: Image.Image, quads: list[np.ndarray]):
-        """Returns (queries, candidates), matching pixels of both views, or None where too few points qualify."""
+        """Returns (queries, candidates), matching pixels of both views, or None if too few points qualify."""
         to_left, from_right = homography(quads[0], corners(self.size_px)), homography(corners(self.size_px), quads[1])
         inner = self.margin_px, self.size_px - self.margin_px
         right = rng.integers(*inner, (POINTS, 2))
@@ -179,7 +179,7 @@ class Correspondence(Task):
         return None
 
     def _apart(self, xy: np.ndarray, other: np.ndarray, around: np.ndarray, around_other: np.ndarray) -> bool:
-        """Tells whether two candidates can be told apart: by distance, by markers and by what surrounds them."""
+        """Returns whether two candidates are distinct in distance, markers and surroundings."""
         return (
             math.dist(xy, other) >= self.min_distance_px
             and MARKER.clear_of(tuple(xy.tolist()), tuple(other.tolist()), (self.size_px, self.size_px))
@@ -212,7 +212,7 @@ class Correspondence(Task):
 
     @staticmethod
     def _view(photo: Image.Image, quad: np.ndarray, light: list[float], size_px: int) -> Image.Image:
-        """Paints one view. A cut-out over 1.5 times as large is shrunk before it is warped, so that nothing aliases."""
+        """Returns one view. A cut-out over 1.5 times as large is shrunk before it is warped, to avoid aliasing."""
         box = (*quad.min(0).astype(int).tolist(), *quad.max(0).astype(int).tolist())
         shrink = math.ceil(max(box[2] - box[0], box[3] - box[1]) / size_px / 1.5)
         cut = photo.reduce(shrink, box)
@@ -222,7 +222,7 @@ class Correspondence(Task):
         return relit(view, *light)
 
     def words(self, params: Params) -> dict[str, str]:
-        """Fills in the numbers of the candidates: `0, 1 and 2`."""
+        """Returns the numbers of the candidates: `0, 1 and 2`."""
         return {"numbers": numbers_of(params["candidates"])}
 
     def response(self, params: Params) -> str:
@@ -231,5 +231,5 @@ class Correspondence(Task):
 
     @property
     def chance(self) -> float:
-        """1/candidates: 1/3."""
+        """1/candidates: 1/3 for three."""
         return 1 / self.candidates

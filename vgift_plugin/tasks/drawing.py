@@ -1,4 +1,4 @@
-"""Markers and canvases. One font on every machine (DejaVu Sans Bold, which ships with matplotlib), fixed geometry."""
+"""Markers and canvases, with fixed geometry and one font on every machine (matplotlib's DejaVu Sans Bold)."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels; right and bottom are inside
+Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels; right and bottom are inclusive
 
 
 @lru_cache(maxsize=8)
 def font(size_px: int) -> ImageFont.FreeTypeFont:
-    """Returns the one label font, at `size_px` pixels."""
+    """Returns the label font at `size_px` pixels."""
     import matplotlib
 
     return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans-Bold.ttf")), size_px)
 
 
 def overlap(a: Box, b: Box) -> bool:
-    """Tells whether two boxes share a pixel."""
+    """Returns whether two boxes share a pixel."""
     return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
 
 
@@ -30,8 +30,8 @@ def overlap(a: Box, b: Box) -> bool:
 class Marker:
     """A red dot with a white rim and, beside it, its label in red on a white box.
 
-    The label box has a fixed size, not that of the glyph, so that where a marker fits never depends on the version
-    of the font renderer: a sample drawn on one machine is the same on every other.
+    The label box has a fixed size instead of the glyph's, so marker placement does not depend on the version of the
+    font renderer, and samples are drawn alike on every machine.
     """
 
     radius_px: int
@@ -43,7 +43,7 @@ class Marker:
         return x - self.radius_px, y - self.radius_px, x + self.radius_px, y + self.radius_px
 
     def label_box(self, xy: tuple[int, int], wh: tuple[int, int]) -> Box:
-        """Returns the label's box: right of the dot, or left of it where the image of size `wh` ends; inside it."""
+        """Returns the label's box: right of the dot, or left of it near the right edge of the image of size `wh`."""
         (x, y), (width, height) = xy, wh
         side, gap = round(1.1 * self.font_px), self.radius_px + 4
         left = x + gap if x + gap + side < width else x - gap - side
@@ -51,7 +51,7 @@ class Marker:
         return left, top, left + side, top + side
 
     def clear_of(self, xy: tuple[int, int], other: tuple[int, int], wh: tuple[int, int]) -> bool:
-        """Tells whether neither dot nor label at `xy` touches dot or label at `other` in an image of size `wh`."""
+        """Returns whether markers at `xy` and `other` do not touch, labels included, in an image of size `wh`."""
         mine = self.dot_box(xy), self.label_box(xy, wh)
         theirs = self.dot_box(other), self.label_box(other, wh)
         return not any(overlap(a, b) for a in mine for b in theirs)
@@ -63,32 +63,32 @@ class Marker:
         ImageDraw.Draw(image).ellipse(self.dot_box(xy), fill="red", outline="white", width=2)
 
 
-@lru_cache(maxsize=64)  # setting a letter takes longer than all else of a marker
+@lru_cache(maxsize=64)  # rendering a letter takes longer than the rest of a marker
 def _label(label: str, font_px: int) -> Image.Image:
-    """Returns a label in red on its white box."""
+    """Returns a label in red on a white box."""
     side = round(1.1 * font_px)
     box = Image.new("RGB", (side + 1, side + 1), "white")
     ImageDraw.Draw(box).text((side / 2, side / 2), label, fill="red", font=font(font_px), anchor="mm")
     return box
 
 
-# Where Pillow's complex text layout puts the letters of a word, and the word's width, at a font size: machines without
-# that layout would set it 2 px wider.
+# Letter positions and word width of Pillow's complex text layout at a font size; without that layout Pillow sets the
+# word 2 px wider.
 _SET = {("Query", 50): ((0, 43, 78, 112, 137), 169)}
 
 
 @dataclass(frozen=True)
 class PublishedMarker:
-    """The marker of the V-GIFT release (arXiv 2604.12966): a red dot, and its label in a box as large as its glyphs.
+    """The marker of the V-GIFT release (arXiv 2604.12966): a red dot, and its label in a box that fits its glyphs.
 
-    Unlike `Marker` it may cover other markers and leave the picture.
+    Unlike `Marker` it may cover other markers and extend beyond the picture.
     """
 
     radius_px: int
     rim: str
     rim_px: int
     font_px: int
-    offset: tuple[int, int]  # of the label's origin from the right and the top end of the dot
+    offset: tuple[int, int]  # of the label's origin from the right and top edges of the dot
     padding_px: int
 
     def paint(self, image: Image.Image, xy: tuple[int, int], label: str) -> None:
@@ -120,9 +120,9 @@ _last: tuple = (lambda: None, None, None)
 
 
 def fitted(photo: Image.Image, size_px: int) -> Image.Image:
-    """Returns the photograph at a longest side of `size_px`, the other one rounded down; not to be painted on.
+    """Returns the photograph resized to a longest side of `size_px`, the other one rounded down; do not modify it.
 
-    `draw` and `render` of a sample ask for the same one, so the last is kept, for as long as its photograph lives.
+    `draw` and `render` of a sample need the same copy, so the last one is cached while its photograph is alive.
     """
     global _last
     of, size, kept = _last
@@ -135,14 +135,16 @@ def fitted(photo: Image.Image, size_px: int) -> Image.Image:
 
 
 def looks_flat(image: Image.Image, least: float) -> bool:
-    """Tells whether a photograph shows nothing: the brightness of its thumbnail of about 32 px varies by less than
-    `least` grey levels (standard deviation, 0 to 127.5)."""
+    """Returns whether a photograph is nearly uniform.
+
+    It is if the standard deviation of brightness in a thumbnail of about 32 px is below `least` (0 to 127.5).
+    """
     small = image.reduce(max(1, max(image.size) // 32)).convert("L")
     return float(np.asarray(small, np.float32).std()) < least
 
 
 def test_card(wh: tuple[int, int] = (640, 480)) -> Image.Image:
-    """Returns a drawn, colourful picture with a clear top, on which every task can be shown without a photograph."""
+    """Returns a colourful drawing with a clear top, on which tasks can be shown without a photograph."""
     width, height = wh
     image = Image.new("RGB", wh)
     draw = ImageDraw.Draw(image)

@@ -1,6 +1,6 @@
-"""Point correspondence between two different photographs, as V-GIFT (arXiv 2604.12966, section 3.2) asks for it.
+"""Point correspondence between two different photographs, as in V-GIFT (arXiv 2604.12966, section 3.2).
 
-The matches come from elsewhere: from `vgift pairs`, or from V-GIFT's published metadata.
+The matches are read from the output of `vgift pairs` or from V-GIFT's published metadata.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class PhotoPairs(PairTask):
 
     @property
     def picture_px(self) -> int:
-        """Two photographs and the gap."""
+        """Width of two photographs and the gap."""
         return 2 * self.size_px + GAP_PX
 
     def draw_match(self, match: Mapping[str, Any], rng: np.random.Generator) -> Params:
-        """Chooses among the match's distractors, and which number the match gets. See `PairTask.draw_match`."""
+        """Returns the choices of a sample: distractors and the number of the match. See `PairTask.draw_match`."""
         point, others, wh = match["match"], match["distractors"], match["wh2"]
         for x, y in (match["query"], point, *others):
             if type(x) is not int or type(y) is not int:
@@ -75,8 +75,11 @@ class PhotoPairs(PairTask):
         }
 
     def render(self, images: list[Image.Image], params: Params) -> Image.Image:
-        """Returns both photographs side by side with Q and the numbers: each fitted into 1×1.5 times `size_px` pixels,
-        or (`kind` is `published`) the composite of V-GIFT's release."""
+        """Returns both photographs side by side with Q and the numbers.
+
+        Each photograph is fitted into 1×1.5 times `size_px` pixels. With `kind` `published`, the result is the
+        composite of V-GIFT's release.
+        """
         if params["kind"] == "published":
             return _published(images, params)
         panels = []
@@ -90,7 +93,7 @@ class PhotoPairs(PairTask):
         return side_by_side(*panels, GAP_PX)
 
     def words(self, params: Params) -> dict[str, str]:
-        """Fills in the numbers of the candidates."""
+        """Returns the numbers of the candidates: `0, 1 and 2`."""
         return {"numbers": numbers_of(params["candidates"])}
 
     def response(self, params: Params) -> str:
@@ -99,18 +102,18 @@ class PhotoPairs(PairTask):
 
     @property
     def chance(self) -> float:
-        """1/candidates: 1/3."""
+        """1/candidates: 1/3 for three."""
         return 1 / self.candidates
 
 
 def numbers_of(candidates: Sequence) -> str:
-    """Returns the numbers of candidates in words: `0, 1 and 2`."""
+    """Returns the numbers of the candidates as text: `0, 1 and 2`."""
     *most, last = map(str, range(len(candidates)))
     return f"{', '.join(most)} and {last}"
 
 
 def marks(params: Params, query: str) -> tuple[list, list]:
-    """Returns the points of both photographs, and their labels; `query` is the label of the query point."""
+    """Returns the points of both photographs and their labels; `query` is the label of the query point."""
     candidates = params["candidates"]
     return [[params["query"]], candidates], [[query], list(map(str, range(len(candidates))))]
 

@@ -1,6 +1,6 @@
-"""The tasks by name. Built-in ones register on import; others come through the entry-point group `vgift_plugin.tasks`.
+"""Registry of tasks by name. Built-in tasks register on import, others by the entry-point group `vgift_plugin.tasks`.
 
-A package offers a task without touching this one:
+Another package can add a task:
 
     [project.entry-points."vgift_plugin.tasks"]
     jigsaw = "my_package.jigsaw:Jigsaw"
@@ -20,10 +20,10 @@ _registered: dict[str, type[Task]] = {}
 
 
 def register(task: type[Task]) -> type[Task]:
-    """Class decorator: makes a task known under its `name`.
+    """Returns the task, registered under its `name`; a class decorator.
 
     Raises:
-        ConfigError: it is no named `Task`, or another class has that name.
+        ConfigError: the class is not a `Task` with a name and wordings, or another class has that name.
     """
     if not (isinstance(task, type) and issubclass(task, Task) and task.name and task.wordings):
         raise ConfigError(f"{task!r} cannot be registered: a task is a subclass of Task with a name and wordings")
@@ -35,7 +35,7 @@ def register(task: type[Task]) -> type[Task]:
 
 
 def _built_in() -> None:
-    """Registers the built-in tasks, before anybody else takes one of their names."""
+    """Registers the built-in tasks, so that no other task can take one of their names."""
     importlib.import_module(__package__)
 
 
@@ -55,7 +55,7 @@ def task_names() -> list[str]:
 
 
 def loaded_tasks() -> list[type[Task]]:
-    """Returns the built-in tasks, and those of other packages that were asked for so far."""
+    """Returns the built-in tasks and those of other packages that have been requested so far."""
     _built_in()
     return list(_registered.values())
 
@@ -64,10 +64,10 @@ def get_task(name: str) -> type[Task]:
     """Returns the task class called `name`.
 
     Raises:
-        ConfigError: no task has that name (the nearest one is named), or the package that offers it fails.
+        ConfigError: no task has that name (a close match is suggested), or the package that provides it fails.
     """
     _built_in()
-    if name in _registered:  # without a look at what else is installed: this is asked for with every sample
+    if name in _registered:  # skips the scan of installed packages, since this is called for every sample
         return _registered[name]
     offered = _offered()
     if name not in offered:

@@ -1,4 +1,4 @@
-"""Rotation prediction: by how much was this photograph turned? (V-GIFT, arXiv 2604.12966, section 3.2)"""
+"""Rotation prediction: by what angle was this photograph rotated? (V-GIFT, arXiv 2604.12966, section 3.2)"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .drawing import fitted, looks_flat
 from .registry import register
 from .task import Params, Task, knob
 
-BLOCK_PX = 8  # of JPEG
+BLOCK_PX = 8  # side of a JPEG block
 # Clockwise, in degrees; Pillow names its lossless transposes counter-clockwise.
 ANGLES_DEG = {
     0: None,
@@ -26,15 +26,15 @@ ANGLES_DEG = {
 @register
 @dataclass(frozen=True)
 class Rotation(Task):
-    """A photograph turned clockwise by 0, 90, 180 or 270 degrees, uniformly and losslessly.
+    """A photograph rotated losslessly clockwise by 0, 90, 180 or 270 degrees, each equally likely.
 
-    Of a photograph of 640×480 a square of 465 to 472 px is cut out first: turned with its canvas it would become
-    480×640, and after the host's padding the bars would leak the parity of the angle. Its size and place vary modulo 8,
-    or the borders of JPEG's 8×8 blocks would leak the angle.
+    First a square is cut out, of 465 to 472 px for a photograph of 640×480. Otherwise a quarter turn would give
+    480×640, and the bars of the host's padding would leak the parity of the angle. The size and position of the square
+    vary modulo 8, since the borders of JPEG's 8×8 blocks would also leak the angle.
     """
 
     name: ClassVar[str] = "rotation"
-    whole: ClassVar[bool] = False  # its photograph is seen as the host sees every other
+    whole: ClassVar[bool] = False  # the host may crop it like any other photograph
     wordings: ClassVar[tuple[str, ...]] = (
         "This photograph was turned clockwise by one of these angles: 0, 90, 180 or 270 degrees. "
         "Which one? Reply with the number only.",
@@ -66,7 +66,7 @@ class Rotation(Task):
         return self.size_px
 
     def draw(self, rng: np.random.Generator, images: list[Image.Image]) -> Params:
-        """Chooses the angle, and the square where the knob asks for it. See Task.draw."""
+        """Returns the angle and, with the knob `square`, the square. See `Task.draw`."""
         (photo,) = images
         if min(photo.size) < self.min_side_px:
             raise UnsuitableImage("too small")
@@ -81,7 +81,7 @@ class Rotation(Task):
 
     @staticmethod
     def _square(rng: np.random.Generator, wh: tuple[int, int]) -> list[int]:
-        """Returns left, top, right and bottom of a square about the centre, side and place random modulo 8."""
+        """Returns left, top, right and bottom of a square near the centre, side and position random modulo 8."""
         side = min(wh) - BLOCK_PX - int(rng.integers(BLOCK_PX))
         left, top = (
             (length - side - BLOCK_PX) // 2 + moved
@@ -90,7 +90,7 @@ class Rotation(Task):
         return [left, top, left + side, top + side]
 
     def render(self, images: list[Image.Image], params: Params) -> Image.Image:
-        """Returns the turned photograph, `size_px` long at most; at 90 and 270 degrees width and height are swapped."""
+        """Returns the rotated photograph, at most `size_px` long; 90 and 270 degrees swap width and height."""
         (photo,) = images
         if params["crop"] is not None:
             photo = photo.crop(tuple(params["crop"]))

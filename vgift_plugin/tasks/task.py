@@ -1,4 +1,4 @@
-"""What a self-supervised task is: it draws (chooses), renders (paints) and asks (words)."""
+"""Base classes of self-supervised tasks, which draw (choose), render (paint) and ask (word) samples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Params = dict[str, Any]
 
 
 def knob(default, help: str):
-    """Returns a dataclass field that `vgift tasks`, `--ssl_config` and the README's table show as a knob."""
+    """Returns a dataclass field for a knob, as shown by `vgift tasks` and the README and set by `--ssl_config`."""
     return field(default=default, metadata={"help": help})
 
 
@@ -23,14 +23,14 @@ class Sample:
     """One image-instruction-response triple, before any chat template.
 
     Attributes:
-        task: the registry key of the task that made it.
+        task: the registry key of its task.
         image: RGB, of any size.
         instruction: text without image token and role marker.
-        response: the one short answer that is supervised.
-        params: every choice made; JSON-able and, with the source images, sufficient to paint and word it again.
+        response: the short answer that is supervised.
+        params: every choice made; JSON-able and, with the source images, sufficient to recreate the sample.
         sources: paths of the source photographs.
-        redraws: how many unsuitable images were passed over before this one.
-        informative: where the instruction says what the image alone determines, as (start, end) in characters.
+        redraws: number of unsuitable images skipped before this one.
+        informative: (start, end) in characters of the parts of the instruction that the image determines.
     """
 
     task: str
@@ -43,7 +43,7 @@ class Sample:
     informative: tuple[tuple[int, int], ...] = ()
 
     def record(self, id: str, image: str) -> dict[str, Any]:
-        """Returns the sample as a LLaVA record whose picture is found at `image`."""
+        """Returns the sample as a LLaVA record with its picture at path `image`."""
         return {
             "id": id,
             "image": image,
@@ -58,17 +58,17 @@ class Sample:
 class Task:
     """Base of all tasks: a frozen dataclass whose fields are its knobs.
 
-    A subclass sets `name` and `wordings`, and defines `draw`, `render`, `response` and `chance`; where it needs them,
-    `words` and `grade` too.
+    A subclass sets `name` and `wordings`, and defines `draw`, `render`, `response` and `chance`, and if needed `words`
+    and `grade`.
 
     Class attributes:
         name: registry key, the stem of the task's file.
-        images: how many source photographs one sample needs.
+        images: number of source photographs per sample.
         whole: whether a sample must be seen from edge to edge; hosts that crop to the centre get it on a square canvas.
         wordings: paraphrases of the instruction; `{placeholders}` are filled by `words`.
-        informative: those placeholders whose filling the image determines, so that it can be learned from it; all else
-            in an instruction is a template.
-        pairs: the class that makes this task's samples of matched pairs of photographs (`--ssl_pairs`), if any.
+        informative: the placeholders whose values are determined by the image and so can be learned from it; the rest
+            of an instruction is a template.
+        pairs: the class that makes this task's samples from matched pairs of photographs (`--ssl_pairs`), if any.
     """
 
     name: ClassVar[str] = ""
@@ -86,24 +86,24 @@ class Task:
 
     @property
     def picture_px(self) -> Optional[int]:
-        """The longest side of what `render` paints by these knobs; None where that depends on the photograph."""
+        """The longest side of what `render` returns with these knobs; None if it depends on the photograph."""
         return None
 
     @property
     def longest_px(self) -> Optional[int]:
-        """The longest side photographs are needed at: larger JPEG files are decoded smaller. None: as they are.
+        """The longest side photographs are needed at, so that JPEG files can be decoded smaller; None for no limit.
 
-        Twice `picture_px` where that is known, so that the last step down is a good filter's.
+        It is twice `picture_px` if that is known, so that the final resize uses a good filter.
         """
         return None if self.picture_px is None else 2 * self.picture_px
 
     def scaled(self, factor: float) -> Task:
-        """Returns the same task painted larger: all its knobs in pixels but those about photographs times `factor`."""
+        """Returns the task scaled: its knobs in pixels, except `min_side_px`, are multiplied by `factor`."""
         knobs = {name: getattr(self, name) for name in self.knobs() if name.endswith("_px") and name != "min_side_px"}
         return replace(self, **{name: round(value * factor) for name, value in knobs.items() if value is not None})
 
     def draw(self, rng: np.random.Generator, images: list[Image.Image]) -> Params:
-        """Makes every choice of one sample.
+        """Returns every choice of one sample.
 
         Args:
             rng: the sample's own generator; the only source of randomness.
@@ -113,28 +113,28 @@ class Task:
             JSON-able choices, sufficient for `render` and `ask`.
 
         Raises:
-            UnsuitableImage: no sample can be made of these photographs; others will be drawn.
+            UnsuitableImage: no sample can be made from these photographs; others will be drawn.
         """
         raise NotImplementedError(f"{type(self).__name__}.draw")
 
     def render(self, images: list[Image.Image], params: Params) -> Image.Image:
-        """Paints the sample: pixels only, a pure function of its arguments. Returns an RGB image."""
+        """Returns the sample's RGB image; a pure function of its arguments."""
         raise NotImplementedError(f"{type(self).__name__}.render")
 
     def response(self, params: Params) -> str:
-        """Returns the one short answer."""
+        """Returns the short answer."""
         raise NotImplementedError(f"{type(self).__name__}.response")
 
     def words(self, params: Params) -> dict[str, str]:
-        """Returns what fills the placeholders of the wording."""
+        """Returns {placeholder of the wording: its value}."""
         return {}
 
     def ask(self, params: Params) -> tuple[str, str]:
-        """Words the sample: returns (instruction, response), both without image token and role marker."""
+        """Returns (instruction, response), both without image token and role marker."""
         return self.wordings[params["wording"]].format(**self.words(params)), self.response(params)
 
     def informative_spans(self, params: Params) -> tuple[tuple[int, int], ...]:
-        """Returns where the fillings of the `informative` placeholders stand in the instruction, as (start, end)."""
+        """Returns (start, end) in the instruction of each value of an `informative` placeholder."""
         if not self.informative:
             return ()
         filled, spans, length = self.words(params), [], 0
@@ -146,23 +146,23 @@ class Task:
         return tuple(spans)
 
     def score(self, reply: str, params: Params) -> float:
-        """Returns how right `reply` is, in [0, 1]; 1 for the response and for it alone, up to spaces and a full stop.
+        """Returns the score of `reply` in [0, 1]; 1 only for the response itself, up to spaces and a full stop.
 
-        Exact, never by substring ("0" is inside "90"), so it serves as a verifiable reward.
+        Replies are compared exactly, not by substring ("0" is in "90"), so the score can serve as a verifiable reward.
         """
         return self.grade(reply, self.response(params))
 
     def grade(self, reply: str, response: str) -> float:
-        """Returns how right `reply` is where `response` is; see `score`. For answers that can be right in part."""
+        """Returns the score of `reply` given the correct `response`; see `score`. Override it for partial credit."""
         return float(tidy(reply) == response)
 
     @property
     def chance(self) -> float:
-        """The probability in [0, 1] that a blind uniform guess is entirely right."""
+        """The probability in [0, 1] that a blind uniform guess is entirely correct."""
         raise NotImplementedError(f"{type(self).__name__}.chance")
 
     def draw_wording(self, rng: np.random.Generator) -> int:
-        """Returns the index of the wording: the knob's, else one of `wordings`, uniformly."""
+        """Returns the index of a wording: the knob's if set, else a uniformly random one."""
         return int(rng.integers(len(self.wordings))) if self.wording is None else self.wording
 
     @classmethod
@@ -175,12 +175,12 @@ class Task:
 
 @dataclass(frozen=True)
 class PairTask(Task):
-    """A task whose samples are made of two photographs and a stored match of theirs, instead of drawn freely."""
+    """A task whose samples are made from two photographs and a stored match of their points."""
 
     images: ClassVar[int] = 2
 
     def draw_match(self, match: Mapping[str, Any], rng: np.random.Generator) -> Params:
-        """Makes the choices that a match leaves open; see `draw`.
+        """Returns every choice of one sample, given a stored match; see `draw`.
 
         Args:
             match: a row of `vgift pairs`.
@@ -188,11 +188,11 @@ class PairTask(Task):
 
         Raises:
             KeyError, TypeError, ValueError: the row is malformed.
-            UnsuitableImage: no sample can be made of it this time.
+            UnsuitableImage: no sample can be made from this draw.
         """
         raise NotImplementedError(f"{type(self).__name__}.draw_match")
 
 
 def tidy(reply: str) -> str:
-    """Returns a reply without surrounding white space and without one closing full stop: ` 90. ` -> `90`."""
+    """Returns a reply without surrounding white space and one final full stop: ` 90. ` -> `90`."""
     return reply.strip().removesuffix(".").rstrip()

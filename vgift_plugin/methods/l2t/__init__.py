@@ -1,4 +1,4 @@
-"""L2T, first called LIT (arXiv 2503.22215): the loss on the instruction, too."""
+"""L2T, first called LIT (arXiv 2503.22215): a loss on instructions as well as responses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class L2T:
         return "" if flags.instruct_loss == "none" else "the loss on instructions"
 
     def check(self, flags: L2TFlags, host: Host, module: ModuleType) -> None:
-        """Nothing beyond the flags."""
+        """Checks nothing beyond the flags."""
 
     def plan(self, flags: L2TFlags, run: Run) -> Plan | None:
         from .training import plan

@@ -18,7 +18,7 @@ MODES = ("none", "full", "no_system", "no_template")  # the rows of the paper's 
 
 @dataclass(frozen=True)
 class L2TFlags(MethodFlags):
-    """What a user writes to train on instructions."""
+    """Flags for training on instructions."""
 
     PATHS: ClassVar[tuple[str, ...]] = ("instruct_templates",)
 

@@ -1,7 +1,7 @@
-"""Labels of instructions: beside the response, a model learns to predict the instruction from the picture.
+"""Labels of instructions: besides the response, the model learns to predict the instruction from the picture.
 
-Labels alone change; the four modes are the rows of the paper's ablation (L2T, arXiv 2503.22215, Table 4). Which tokens
-are supervised is decided on characters of the human texts, which `layout` finds in the host's tokens.
+Only labels change; the four modes are the rows of the paper's ablation (L2T, arXiv 2503.22215, Table 4). The supervised
+tokens are chosen by the characters of the human texts, which `layout` finds in the host's tokens.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MASKED, NO_PICTURE_YET = "all labels masked by the host", "no picture before the
 
 
 def without(text: str, templates: frozenset[str]) -> list[Span]:
-    """Returns where the sentences lie that are no templates; neighbours, with the white space between, as one span."""
+    """Returns the spans of sentences that are not templates; adjacent ones are joined, with the white space between."""
     result: list[Span] = []
     joined = False
     for start, end in spans(text):
@@ -43,19 +43,19 @@ def without(text: str, templates: frozenset[str]) -> list[Span]:
 
 
 def covered(text: str, tokens: Sequence[Span], places: Sequence[Span]) -> np.ndarray:
-    """Returns which tokens lie in spans, as (tokens,) booleans.
+    """Returns a mask of the tokens inside spans, (tokens,) booleans.
 
-    All characters of such a token that are no white space lie in spans, and it has one; or it is white space with the
-    same span before and after it. A token that mixes template and content is none.
+    A token is inside if it has non-white-space characters and all of them are in spans, or if it is white space between
+    characters of the same span. A token that mixes template and content is not.
 
     Args:
-        text: what the tokens stand for.
-        tokens: the characters of each.
-        places: spans, counted in characters that are no white space.
+        text: the text of the tokens.
+        tokens: the span of each token in `text`.
+        places: spans, counted in non-white-space characters.
     """
     count = np.concatenate([[0], np.cumsum([not character.isspace() for character in text], dtype=np.int64)])
     size = int(count[-1])
-    number = np.zeros(size + 2, np.int64)  # of the span that each character is in, from 1 up; 0 at both ends
+    number = np.zeros(size + 2, np.int64)  # number of each character's span, from 1; 0 for none and at both ends
     for k, (start, end) in enumerate(places, 1):
         number[1 + min(start, size) : 1 + min(end, size)] = k
     inside = np.concatenate([[0], np.cumsum(number[1:-1] > 0)])
@@ -68,16 +68,16 @@ def covered(text: str, tokens: Sequence[Span], places: Sequence[Span]) -> np.nda
 
 @dataclass
 class InstructionLabels:
-    """Turns labels of the response alone into labels of response and instruction.
+    """Adds labels of the instruction to labels of the response.
 
     Attributes:
         mode: `full`, `no_system` or `no_template`.
-        templates: sentences that are no content, with `no_template`.
-        text: whether records without a picture are supervised too.
-        encode: the host's text path: turns a record into its token ids.
-        tokenizer: the run's.
-        visible_ids: the host's, see `Host.visible_ids`.
-        tally: counts the records left as they were, by reason.
+        templates: the sentences left out with `no_template`.
+        text: whether records without a picture are also supervised.
+        encode: the host's text path, which returns the token ids of a record.
+        tokenizer: the run's tokenizer.
+        visible_ids: see `Host.visible_ids`.
+        tally: counts the records left unchanged, by reason.
     """
 
     mode: str
@@ -99,9 +99,9 @@ class InstructionLabels:
         )
 
     def __call__(self, item: dict, record: dict) -> dict:
-        """Returns the host's item for a record with labels of its instruction, noted in its token facts.
+        """Returns a copy of the host's item for a record with labels and token facts of its instruction.
 
-        All else in it is the same object, and so is the item itself where its instruction is not learned.
+        The item's other values are not copied; if its instruction is not learned, the item itself is returned.
         """
         if not self.text and not has_picture(record):
             return item
@@ -111,7 +111,7 @@ class InstructionLabels:
         return self._labelled(item, record, [whole(text) for text in texts])
 
     def of_sample(self, item: dict, sample: Sample, name: str) -> dict:
-        """Returns the same for a self-supervised sample. Its wording is a template; what a picture fills in is none."""
+        """Returns the same for a self-supervised sample; its wording is a template, except for `informative` spans."""
         record = sample.record(name, "")
         text = human_texts(record)[0]
         if self.mode != "no_template":
@@ -130,16 +130,16 @@ class InstructionLabels:
     def mask(
         self, input_ids: torch.Tensor, labels: torch.Tensor, record: dict, marks: list[list[Span]]
     ) -> torch.Tensor:
-        """Returns which tokens of a record's instruction are supervised, as booleans of the labels' shape.
+        """Returns a mask of the supervised tokens of a record's instruction, booleans of the labels' shape.
 
         Args:
-            input_ids: (L,) or (1, L), what the host made of the record.
-            labels: the same; -100 outside the response.
+            input_ids: (L,) or (1, L), the host's token ids of the record.
+            labels: same shape; -100 outside the response.
             record: the record.
             marks: spans of each human turn.
 
         Raises:
-            Unfit: nothing of this record can be supervised, and why.
+            Unfit: nothing of this record can be supervised; its reason says why.
         """
         free = labels == IGNORE_INDEX
         if bool(free.all()):
@@ -157,7 +157,7 @@ class InstructionLabels:
         return torch.from_numpy(chosen).to(free.device).view_as(free) & free
 
     def _located(self, ids: list[int], record: dict, marks: list[list[Span]]) -> np.ndarray:
-        """Returns which tokens lie in the marked spans, special tokens left out."""
+        """Returns a mask of the tokens in the marked spans, without special tokens."""
         text, tokens = self.texts.read(ids)
         rest = iter(marks)
         each = [next(rest) if is_human(turn) else [] for turn in record["conversations"]]
@@ -167,7 +167,7 @@ class InstructionLabels:
     def _all(self, ids: list[int]) -> np.ndarray:
         """Returns all tokens but the first, BOS, padding, pictures' places and the white space beside them.
 
-        A picture's place is a run of negative ids, and the pair of special tokens around it, where there is one
+        A picture is a run of negative ids, including the pair of special tokens around it, if there is one
         (`<im_start>`, `<|vision_start|>`).
         """
         text, tokens = self.texts.read(ids)
@@ -187,19 +187,19 @@ class InstructionLabels:
 
 
 def with_instruction(item: Any, mask: torch.Tensor) -> Any:
-    """Returns a copy of an item with the labels of its instruction, booleans of the labels' shape."""
+    """Returns a copy of an item with labels of its instruction, given by a mask of the labels' shape."""
     item = with_facts(item, instruction=mask)
     item["labels"] = torch.where(mask, item["input_ids"], item["labels"])
     return item
 
 
 class InstructedDataset(WrappedDataset):
-    """The host's dataset with labels of the instructions. Every other attribute is the host's.
+    """The host's dataset with labels of the instructions. Other attributes are forwarded to it.
 
     Args:
         host: the training code's family.
         base: the host's dataset.
-        labels: makes the labels.
+        labels: adds the labels.
     """
 
     def __init__(self, host: Host, base: Any, labels: InstructionLabels):
@@ -210,7 +210,7 @@ class InstructedDataset(WrappedDataset):
         segments = self.host.segments(self.base, index, item)
         if len(segments) == 1:
             return self.labels(item, segments[0][1])
-        mask = torch.zeros_like(item["labels"], dtype=torch.bool)  # a packed item: several conversations in a row
+        mask = torch.zeros_like(item["labels"], dtype=torch.bool)  # a packed item with several conversations
         for place, record in segments:
             part = {name: item[name][..., place] for name in ("input_ids", "labels")}
             labelled = self.labels(part, record)
@@ -220,11 +220,11 @@ class InstructedDataset(WrappedDataset):
 
 @dataclass
 class InstructedEncoder:
-    """Encodes as another encoder does, with labels of the instructions.
+    """Wraps an encoder and adds labels of the instructions.
 
     Attributes:
-        base: makes the host's items.
-        labels: makes the labels.
+        base: the wrapped encoder.
+        labels: adds the labels.
     """
 
     base: Any
@@ -235,5 +235,5 @@ class InstructedEncoder:
         return self.labels.of_sample(self.base.sample(sample, name), sample, name)
 
     def record(self, record: dict, pictures: Sequence[Image.Image]) -> Any:
-        """Returns the host's item for a record with these pictures in the place of its own."""
+        """Returns the host's item for a record with the given pictures instead of its own."""
         return self.labels(self.base.record(record, pictures), record)

@@ -1,9 +1,9 @@
-"""Where the texts of a record stand in what the host makes of it, to the character, for any template and tokenizer.
+"""Finds the texts of a record in the host's tokens, to the character, for any template and tokenizer.
 
-Two private-use characters are set around a text and sent through the host's own text path: where they come out, there
-it is. What then lies between the texts is the template's, the same for all records of the same form. It is learned once
-a form, so that the host need not word and tokenise each record twice; a record that is not exactly the template with
-its texts in the gaps is sent through the host by itself.
+A text is enclosed in two private-use characters and sent through the host's text path; its position is where these come
+out. Everything between the texts belongs to the template and is the same for all records of the same form. It is
+determined once per form, so that the host need not encode each record twice. A record that is not exactly the template
+filled with its texts is sent through the host individually.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ DROPPED, CHANGED = "left out by the template", "tokenised otherwise with marks a
 
 
 class Unfit(VgiftError):
-    """This record's instruction cannot be supervised; `reason` is what is counted. Never reaches a user.
+    """The instruction of a record cannot be supervised. Counted by `reason`; never shown to a user.
 
     Args:
-        reason: a few words out of a small set.
+        reason: a few words from a small set.
     """
 
     def __init__(self, reason: str):
@@ -33,7 +33,7 @@ class Unfit(VgiftError):
 
 
 def whole(text: str) -> list[Span]:
-    """Returns where a text lies besides the picture's place, without white space around it."""
+    """Returns the spans of a text without `<image>`, trimmed of white space."""
     result, start = [], 0
     for part in text.split(IMAGE):
         bare = part.strip()
@@ -45,16 +45,18 @@ def whole(text: str) -> list[Span]:
 
 
 def solid(text: str) -> str:
-    """Returns a text without white space: templates and tokenizers add and strip it, and no other character."""
+    """Returns a text without white space, the only characters that templates and tokenizers add or strip."""
     return "".join(text.split())
 
 
 def marked(record: dict, marks: Sequence[Sequence[Span]]) -> tuple[dict, str, str]:
-    """Returns the record with spans of its texts set between two characters that stand nowhere in it.
+    """Returns a copy with marks around spans of its texts, the opening mark and the closing mark.
+
+    The marks are characters that do not occur in the record.
 
     Args:
         record: a LLaVA record; it is not changed.
-        marks: of each turn, in order, spans in ascending order.
+        marks: for each turn its spans, in ascending order.
     """
     turns = record["conversations"]
     used = {character for turn in turns for character in said(turn) if character >= "\ue000"}
@@ -72,7 +74,7 @@ def unmarked(text: str, opening: str, closing: str, expected: int) -> tuple[str,
     """Returns a text without marks and white space, and the spans between the marks in it.
 
     Raises:
-        Unfit: not all marks came back, each pair after the other.
+        Unfit: marks are missing or not in order.
     """
     pieces, places = [], []
     length = 0
@@ -90,28 +92,28 @@ def unmarked(text: str, opening: str, closing: str, expected: int) -> tuple[str,
 
 
 class Layouts:
-    """Finds the texts of records in what the host made of them.
+    """Finds the texts of records in the host's tokens.
 
     Args:
-        encode: the host's text path: turns a record into its token ids.
-        texts: of the run's tokenizer.
+        encode: the host's text path, which returns the token ids of a record.
+        texts: decodes token ids with the run's tokenizer.
     """
 
     def __init__(self, encode: Callable[[dict], list[int]], texts: TokenText):
         self.encode, self.texts = encode, texts
-        self._between: dict[tuple, list[str] | None] = {}  # {form: what stands before, between and after the texts}
+        self._between: dict[tuple, list[str] | None] = {}  # {form: text before, between and after the texts}
 
     def find(self, record: dict, marks: Sequence[Sequence[Span]], seen: str, cut_off: bool) -> list[Span]:
-        """Returns where spans of a record stand in what the host made of it, counted without white space.
+        """Returns the positions of a record's spans in the text of the host's tokens, counted without white space.
 
         Args:
             record: the record.
-            marks: of each turn, spans in ascending order.
+            marks: for each turn its spans, in ascending order.
             seen: the text of the host's tokens, without white space.
-            cut_off: whether the host may have left out its end.
+            cut_off: whether the host may have cut off the end.
 
         Raises:
-            Unfit: the record does not come out as it went in.
+            Unfit: the host's text does not match the record.
         """
         texts = [[said(turn)[start:end] for start, end in whole(said(turn))] for turn in record["conversations"]]
         between = self._template(record)
@@ -132,7 +134,7 @@ class Layouts:
         return _up_to(size, places)
 
     def _template(self, record: dict) -> list[str] | None:
-        """Returns what the template puts around the texts of records of this form; None where that cannot be told."""
+        """Returns the template's text around the texts of records of this form; None if it cannot be determined."""
         form = ("image" in record, "video" in record, *map(_form, record["conversations"]))
         if form not in self._between:
             marks = [whole(said(turn)) for turn in record["conversations"]]
@@ -153,10 +155,10 @@ def _form(turn: dict) -> tuple:
 
 
 def _agrees(seen: str, clean: str, cut_off: bool) -> int | None:
-    """Returns how many characters of what was expected are there; None where others are."""
+    """Returns the number of expected characters present; None if the text differs from what was expected."""
     if seen == clean:
         return len(seen)
-    characters = seen.rstrip(ESCAPED)  # the cut may go through the middle of one
+    characters = seen.rstrip(ESCAPED)  # the cut may split a character
     return len(characters) if cut_off and clean.startswith(characters) else None
 
 
@@ -165,8 +167,8 @@ def _up_to(size: int, places: Sequence[Span]) -> list[Span]:
 
 
 def _placed(record: dict, marks: Sequence[Sequence[Span]], between: list[str], inside: list[str]):
-    """Yields the marks, counted in characters of the whole that are no white space."""
-    at, number = len(between[0]), 0  # where the next text begins, and which it is
+    """Yields the marks, counted in non-white-space characters of the whole text."""
+    at, number = len(between[0]), 0  # position and number of the next text
     for turn, places in zip(record["conversations"], marks, strict=True):
         text, rest = said(turn), list(places)
         for start, end in whole(text):

@@ -1,4 +1,4 @@
-"""The loss of responses and of instructions apart: with instructions in it, the total compares with no other run's."""
+"""Separate losses of responses and instructions, since totals with instructions are not comparable between runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROWS = 1024  # tokens at once: their scores in float32 are 131 MB with a vocabul
 
 
 class InstructionLosses(Step, TrainerCallback):
-    """Logs `response_loss` and `instruction_loss` beside `loss`, and weighs instructions.
+    """Logs `response_loss` and `instruction_loss` along with `loss`, and weights instructions.
 
     Args:
         weight: of an instruction's token beside a response's, λ from 0 up. With 1, the paper's, the model's own loss is
@@ -36,7 +36,7 @@ class InstructionLosses(Step, TrainerCallback):
         """Sums up over the tokens of this forward, in training alone, and weighs them.
 
         Raises:
-            HostMismatchError: they are to be weighed, and the model does not return their scores.
+            HostMismatchError: a weight is to be applied, but the model does not return logits.
         """
         loss, logits, router = outputs.read(output)
         if not module.training or tokens.instruction is None:
@@ -59,7 +59,7 @@ class InstructionLosses(Step, TrainerCallback):
                 cross_entropy(logits[some].float(), labels[some], reduction="sum")
                 for some in zip(rows.split(ROWS), columns.split(ROWS), strict=True)
             )
-            # The model's loss is one sum over all of them, divided: what responses leave of it is the instructions'.
+            # The model's loss is a sum over all these tokens, divided; the instructions' part is the rest of the sum.
             divisor = responses + instructions if tokens.items is None else tokens.items
             rest = (loss if router is None else loss - router) * divisor - response
             if self.required:  # of instructions alone, with weight 0, nothing is learned
@@ -72,7 +72,7 @@ class InstructionLosses(Step, TrainerCallback):
         return output
 
     def take(self) -> dict[str, float]:
-        """Returns the mean losses since the last call, over all ranks, which must all call it; {} without any."""
+        """Returns the mean losses since the last call, over all ranks, which must all call it; {} if there are none."""
         sums = torch.zeros(4, dtype=torch.float64) if self._sums is None else self._sums
         self._sums = None
         response, responses, instruction, instructions = all_reduced(sums)
@@ -80,6 +80,6 @@ class InstructionLosses(Step, TrainerCallback):
         return means | ({"instruction_loss": instruction / instructions} if instructions else {})
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        """Adds the two losses to a training log."""
-        if logs and "loss" in logs:  # not the summary at the end, nor an evaluation
+        """Adds the two losses to a log of training."""
+        if logs and "loss" in logs:  # neither the final summary nor an evaluation
             log_metrics(args, state, logs, self.take())

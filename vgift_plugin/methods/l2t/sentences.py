@@ -1,4 +1,4 @@
-"""Sentences of instructions: where they begin and end, how often each stands in a corpus. No torch, no host."""
+"""Sentences of instructions: their positions, and their counts in a corpus. Imports neither torch nor a host."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from tqdm import tqdm
 from ...data.records import IMAGE, human_texts
 
 ENDS = ".?!:。？！"
-# A plain search for one of a few first characters: a look-behind would cost four times as much, and a corpus is long.
+# Every alternative starts with one of a few characters: a look-behind would take four times as long.
 BOUNDARY = re.compile(rf"[.?!:]\s+|[\r\n]+|[。？！]|{IMAGE}")
 
 Span = tuple[int, int]
 
 
 def spans(text: str) -> list[Span]:
-    """Returns where the sentences of a text lie, as (start, end) in characters, without white space around them.
+    """Returns the sentences of a text as (start, end) in characters, without surrounding white space.
 
-    A sentence ends at a line's end, after `.`, `?`, `!` or `:` followed by white space, after their full-width forms,
-    and where the picture stands: `<image>\\nWho is it? Answer: Ann.` has the sentences `Who is it?`, `Answer:`, `Ann.`
+    A sentence ends at a line break, after `.`, `?`, `!` or `:` followed by white space, after their full-width forms,
+    and at `<image>`: `<image>\\nWho is it? Answer: Ann.` has the sentences `Who is it?`, `Answer:`, `Ann.`
     """
     result, start = [], 0
     for end, after in [*_cuts(text), (len(text), len(text))]:
@@ -43,11 +43,11 @@ def _cuts(text: str) -> Iterator[Span]:
 
 
 def count(records: Sequence[dict], chunk: int = 20_000) -> tuple[Counter[str], int]:
-    """Counts in how many human turns each sentence stands, with progress; returns that and the number of turns.
+    """Returns the number of human turns that contain each sentence, and the number of all human turns.
 
     Args:
         records: LLaVA records.
-        chunk: how many records are taken at once; equal texts among them are split once.
+        chunk: number of records processed at once; equal texts among them are split only once.
     """
     counter: Counter[str] = Counter()
     turns, rest = 0, iter(records)

@@ -27,8 +27,8 @@ class Shown:
     """One record as tokens.
 
     Attributes:
-        title: names the record and says how many of its tokens are learned.
-        tokens: (id, text, kind) of each; a character made of several tokens is in the text of the first one.
+        title: the record's id and its numbers of tokens by kind.
+        tokens: (id, text, kind) of each token; a character made of several tokens is in the text of the first one.
     """
 
     title: str
@@ -39,7 +39,7 @@ class Shown:
 class ShowLabels(L2TFlags):
     """Show which tokens of some records are masked, learned as instruction, or learned as response.
 
-    Pictures are not read: no token depends on them.
+    Pictures are not read, since no token depends on them.
     """
 
     EXAMPLE: ClassVar[str] = (
@@ -71,10 +71,10 @@ def show(
     output: str | None,
     color: bool,
 ) -> str:
-    """Returns some records as text for the terminal, and writes them as a page.
+    """Returns some records as text for the terminal, and writes the page.
 
     Args:
-        flags: an object or a mapping that holds the flags.
+        flags: an object or a mapping with the flags.
         data_path: LLaVA records.
         llm: name or folder of the model whose tokenizer is used.
         n: number of records, spread evenly over the file.
@@ -84,7 +84,7 @@ def show(
         color: whether the text has ANSI colours.
 
     Raises:
-        ConfigError: a flag or a path is wrong, or LLaVA is not installed; nothing was written.
+        ConfigError: a flag or a path is invalid, or LLaVA is not installed; nothing was written.
     """
     given = L2TFlags.of(flags)
     if mistakes := given.mistakes():
@@ -113,7 +113,7 @@ def _shown(flags: L2TFlags, data_path: str, llm: str, n: int, version: str, mode
         from .training import UNLIMITED, instruction_labels
 
         base = upstream_dataset(data_path, "", llm, None, version=version, model_max_length=model_max_length)
-    except OSError as err:  # what transformers raises, in many words
+    except OSError as err:  # raised by transformers, with a long message
         raise ConfigError(f"--model_name_or_path {llm}: has no tokenizer to be read: {err}") from err
     except ImportError as err:
         raise ConfigError(f"vgift labels shows what LLaVA makes of records, and {err.name} is not here") from err
@@ -158,5 +158,5 @@ def _text(shown: Shown, marks: dict[str, str]) -> str:
 
 
 def _boxes(shown: Shown) -> tuple[str, list[tuple[int, str, str]]]:
-    """Returns a record's title and tokens as the page shows them."""
+    """Returns a record's title and tokens as shown on the page."""
     return shown.title, [(id, _printable(text).replace("\n", "↵\n"), kind) for id, text, kind in shown.tokens]

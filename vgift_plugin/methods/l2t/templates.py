@@ -1,6 +1,6 @@
-"""Task templates: sentences that stand in so many instructions that they say nothing of the picture.
+"""Task templates: sentences that occur in so many instructions that they say nothing about the picture.
 
-L2T (arXiv 2503.22215) takes the high-frequency sentences of all instructions out of the loss; its threshold is unknown.
+L2T (arXiv 2503.22215) excludes high-frequency sentences of instructions from the loss; its threshold is unknown.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from ...data.records import read_records, said
 from ...errors import ConfigError
 from .sentences import count, spans
 
-TOLD = 5  # mistakes in a file
-MIN_SHARE, MIN_COUNT = 0.001, 20  # of human turns; the paper does not say its own
+TOLD = 5  # mistakes of a file listed in an error
+MIN_SHARE, MIN_COUNT = 0.001, 20  # of human turns; the paper does not give its values
 
 
 @dataclass(frozen=True)
 class Template:
-    """One sentence taken for a template, and in how many human turns it stands (0 where nobody counted)."""
+    """A sentence that is a template, and the number of human turns that contain it (0 if not counted)."""
 
     sentence: str
     count: int = 0
@@ -35,8 +35,8 @@ class Templates:
 
     Attributes:
         entries: the sentences.
-        turns: human turns counted; 0 where nobody counted.
-        about: the settings they were found by, or the file they were read from.
+        turns: number of human turns; 0 if not counted.
+        about: the settings used to find them, as written to and read from a file.
     """
 
     entries: tuple[Template, ...]
@@ -44,15 +44,15 @@ class Templates:
     about: dict
 
     def sentences(self) -> frozenset[str]:
-        """Returns the sentences alone."""
+        """Returns the sentences without counts."""
         return frozenset(entry.sentence for entry in self.entries)
 
     def fingerprint(self) -> str:
-        """Returns number and hash of the sentences, whatever their order and counts."""
+        """Returns the number and hash of the sentences, independent of order and counts."""
         return fingerprint(sorted(self.sentences()))
 
     def as_json(self) -> str:
-        """Returns the file's content: settings first, then one line a template, to be read and edited by people."""
+        """Returns the content of an editable file: settings first, then one line per template."""
         about = json.dumps({"about": {**self.about, "human_turns": self.turns}}, ensure_ascii=False, indent=1)
         lines = (
             json.dumps(
@@ -65,7 +65,7 @@ class Templates:
         return f'{about[:-2]},\n "templates": [{body}\n ]\n}}\n'
 
     def table(self, shown: int = 20) -> str:
-        """Returns the most frequent ones for the terminal."""
+        """Returns a text table of the most frequent templates."""
         if not self.entries:
             return f"no sentence is a template ({self.turns:,} human turns)"
         lines = [f"{'count':>10}  {'share':>7}  sentence"]
@@ -76,12 +76,12 @@ class Templates:
 
 
 def find(records: Sequence[dict], share: float, least: int) -> Templates:
-    """Returns the sentences that stand in at least `share` of all human turns, and in at least `least` of them.
+    """Returns the sentences that occur in at least `share` of all human turns, and in at least `least` turns.
 
     Args:
         records: LLaVA records.
         share: above 0, at most 1.
-        least: turns; on small sets it keeps sentences from being templates by chance.
+        least: number of turns; in small sets it prevents templates by chance.
     """
     counter, turns = count(records)
     threshold = max(least, share * turns)
@@ -91,10 +91,10 @@ def find(records: Sequence[dict], share: float, least: int) -> Templates:
 
 
 def parse(text: str, where: str) -> Templates:
-    """Returns the templates of a file's content: as written by `vgift templates`, or a plain list of sentences.
+    """Returns the templates in a file's content, written by `vgift templates` or a plain list of sentences.
 
     Raises:
-        ConfigError: it is something else; naming the file and every entry that is wrong.
+        ConfigError: the content is invalid; the file and the invalid entries are named.
     """
     try:
         content = json.loads(text)
@@ -122,7 +122,7 @@ def parse(text: str, where: str) -> Templates:
             )
         else:
             found.append(Template(sentence, times))
-    if len(mistakes) > TOLD:  # a corpus given by mistake has hundreds of thousands
+    if len(mistakes) > TOLD:  # a corpus given by mistake would have hundreds of thousands
         mistakes[TOLD:] = [f"{where}: and {len(mistakes) - TOLD:,} more entries"]
     if mistakes:
         raise ConfigError.of(mistakes)
@@ -162,7 +162,7 @@ class FindTemplates:
     min_count: int = option(MIN_COUNT, "and in at least this many human turns")
 
     def run(self) -> str:
-        """Finds the templates of LLaVA records and writes them down; returns them for the terminal.
+        """Writes the templates found in LLaVA records; returns text for the terminal.
 
         Raises:
             ConfigError: a flag or a path is not usable; nothing was written.

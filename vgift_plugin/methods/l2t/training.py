@@ -1,4 +1,4 @@
-"""L2T in a training run: a check that it fits, and the templates that all ranks agree on."""
+"""L2T in a training run: a check that it fits the host, and task templates that are the same on all ranks."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from .templates import MIN_COUNT, MIN_SHARE, Templates, find, parse, read
 logger = logging.getLogger(__name__)
 TEMPLATES_FILE = "vgift_templates.json"
 TESTED = 8  # records with a picture, before the first step
-UNLIMITED = 1_000_000_000  # tokens; the marks must not push the end of a record over the edge
-BLANK = Image.new("RGB", (64, 64))  # no token depends on a picture's content
+UNLIMITED = 1_000_000_000  # tokens; the marks must not push the end of a record over the limit
+BLANK = Image.new("RGB", (64, 64))  # tokens do not depend on the content of pictures
 
 
 def plan(flags: L2TFlags, run: Run) -> LabelPlan | None:
-    """Returns the labels to be made; None where the chat template has no place for instructions.
+    """Returns the plan for labels of instructions; None if the chat template omits instructions.
 
     Raises:
         ConfigError: no record has a picture, or a file of templates is malformed.
-        HostMismatchError, SelfTestError: it does not fit this host, template or tokenizer.
+        HostMismatchError, SelfTestError: the method does not fit this host, template or tokenizer.
     """
     path = run.host.text_path(run.base, run.tokenizer, UNLIMITED)
     records = run.host.records(run.base)
@@ -63,11 +63,11 @@ class LabelPlan:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What all ranks must hold alike."""
+        """See `methods.base.Plan`."""
         return {"task templates": self.templates.fingerprint() if self.templates else "none"}
 
     def apply(self, run: Run) -> None:
-        """Labels the base records, and what is encoded for training beside them."""
+        """Adds labels to the base records and to everything else that is encoded for training."""
         run.change(train_dataset=InstructedDataset(run.host, run.dataset, self.labels))
         run.train_encoder = InstructedEncoder(run.train_encoder, self.labels)
         losses = InstructionLosses(self.flags.instruct_loss_weight)
@@ -77,11 +77,11 @@ class LabelPlan:
 
 
 class LabelReport(TrainerCallback):
-    """Writes the task templates of a run down, and reports which instructions could not be learned.
+    """Writes the task templates of a run to a file, and reports which instructions could not be learned.
 
     Args:
-        labels: counts them by reason.
-        templates: what `vgift_templates.json` will hold; None where no templates are left out.
+        labels: counts these instructions by reason.
+        templates: content of `vgift_templates.json`; None if no templates are left out.
     """
 
     def __init__(self, labels: InstructionLabels, templates: str | None):
@@ -93,14 +93,14 @@ class LabelReport(TrainerCallback):
             write_whole(Path(args.output_dir, TEMPLATES_FILE), self.templates.encode())
 
     def on_train_end(self, args, state, control, **kwargs):
-        """Reports the records of all ranks whose instruction was not learned, per reason."""
+        """Logs the number of records, over all ranks, whose instruction was not learned, per reason."""
         reasons = counts_of_all_ranks(self.labels.tally.counts()).get("instructions", {})
         if is_rank_zero():
             logger.info("%s", report(reasons))
 
 
 def report(reasons: dict[str, int]) -> str:
-    """Returns in words how often a record's instruction was not learned."""
+    """Returns a sentence on how many records' instructions were not learned."""
     if not reasons:
         return "no instruction had to be left out of the loss"
     listed = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
@@ -108,7 +108,7 @@ def report(reasons: dict[str, int]) -> str:
 
 
 def encoded(encoder: Encoder, record: dict) -> Any:
-    """Returns the host's item for a record, with a blank picture in the place of each of its own."""
+    """Returns the host's item for a record, with blank pictures instead of its own."""
     image = record.get("image")
     if not image:
         return encoder.record(record, [])
@@ -123,21 +123,21 @@ def instruction_labels(
     host: Host,
     path: TextPath,
 ) -> tuple[InstructionLabels, Templates | None] | None:
-    """Returns what gives labels to instructions, and the task templates it leaves out.
+    """Returns the labelling of instructions, and the task templates it leaves out.
 
-    None where the chat template has no place for instructions.
+    Returns None if the chat template omits instructions.
 
     Args:
         flags: the run's flags, with an `--instruct_loss`.
         records: the base records.
-        tokenizer: the run's.
-        item: makes the host's item of the k-th record, to be tested.
+        tokenizer: the run's tokenizer.
+        item: returns the host's item of the k-th record, for the check.
         host: the training code's family.
-        path: how it words and tokenises records.
+        path: applies the host's template and tokenizer to records.
 
     Raises:
         ConfigError: no record has a picture, or a file of templates is malformed.
-        SelfTestError: it does not fit this host, template or tokenizer.
+        SelfTestError: the method does not fit this host, template or tokenizer.
     """
     seen = sum(map(has_picture, records))
     if not seen and not flags.instruct_loss_text:
@@ -163,16 +163,16 @@ def instruction_labels(
 
 
 def fits(labels: InstructionLabels, records: Sequence[dict], item: Callable[[int], dict]) -> bool:
-    """Tries the first records with an instruction; returns False where the template has no place for any.
+    """Returns whether the instruction of one of the first records can be labelled; False if the template omits them.
 
     Args:
-        labels: what is to be tried.
+        labels: the labelling to be checked.
         records: the base records.
-        item: gives what the host makes of the k-th.
+        item: returns the host's item of the k-th record.
 
     Raises:
         ConfigError: no record has an instruction.
-        SelfTestError: not one of them came out as it went in.
+        SelfTestError: no instruction can be labelled, for other reasons.
     """
     reasons = []
     for k in islice((k for k, record in enumerate(records) if _asks(record, labels.text)), TESTED):
@@ -202,7 +202,7 @@ def _asks(record: dict, text: bool) -> bool:
 
 
 def _templates(flags: L2TFlags, records: Sequence[dict]) -> Templates:
-    """Returns the templates of the file, else those of the records: found on rank 0, the same on all ranks."""
+    """Returns the templates of the file, else those found in the records by rank 0, the same on all ranks."""
     if flags.instruct_templates is not None:
         return read(flags.instruct_templates)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class STIC:
-    """See `methods.base.Method`. Its second stage is made by a command, not by a flag: `vgift stic describe`."""
+    """See `methods.base.Method`. Its second stage has no flag but a command, `vgift stic describe`."""
 
     name = "STIC"
     Flags = STICFlags
@@ -25,7 +25,7 @@ class STIC:
         return "" if flags.preference_data is None else "--preference_data"
 
     def check(self, flags: STICFlags, host: Host, module: ModuleType) -> None:
-        """Checks that the trainer, whose loss is replaced, can be reached."""
+        """Checks that the trainer, whose loss is replaced, can be found."""
         try:
             host.trainer(module)
         except HostMismatchError as err:

@@ -1,4 +1,4 @@
-"""How both jobs of `vgift stic` ask a model: its checkpoint, its sampling, and what they tell afterwards."""
+"""What both jobs of `vgift stic` share: options of checkpoint and sampling, and text for the terminal."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ NAMED = 20  # names on the terminal; all of them are in the report
 
 @dataclass(frozen=True, kw_only=True)
 class Asking:
-    """What both jobs are told about model and sampling; `output` is the file, beside which `OUTPUT.parts` holds what an
-    interrupted run goes on with.
+    """Options of both jobs: model and sampling.
+
+    An interrupted run resumes from `OUTPUT.parts`, next to the file `output`.
 
     Raises:
-        ConfigError: numbers are out of range, naming all of them, or the folder is not there.
+        ConfigError: numbers are out of range (all are listed), or the folder does not exist.
     """
 
     model_path: str = option(help="a LLaVA: folder, or name on the Hub", metavar="CKPT")
@@ -65,13 +66,13 @@ class Asking:
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """What replies depend on besides question and picture."""
+        """The settings that replies depend on besides question and picture."""
         return {"temperature": self.temperature, "max_new_tokens": self.max_new_tokens, "seed": self.seed}
 
     def find(self) -> tuple[Found, str, Callable[[], Checkpoint]]:
-        """Returns what the checkpoint is, the device of this rank, and what loads the checkpoint, once.
+        """Returns the checkpoint's description, the device of this rank, and a cached loader of the checkpoint.
 
-        It takes no time, so mistakes are found before folders and records are read.
+        This is fast, so mistakes are found before folders and records are read.
 
         Raises:
             ConfigError: the checkpoint or the device is not usable.
@@ -80,12 +81,13 @@ class Asking:
         return found, device, functools.cache(lambda: Checkpoint.of(found, device))
 
     def settings(self, found: Found, device: str, worked_on: dict[str, str], prompts: Iterable[str]) -> dict[str, Any]:
-        """Returns all that the replies depend on, for `data.jobs`.
+        """Returns everything that the replies depend on, as settings for `data.jobs`.
 
         Args:
-            found, device: see `find`.
-            worked_on: {what: fingerprint}.
-            prompts: that the model is asked with.
+            found: see `find`.
+            device: see `find`.
+            worked_on: {name: fingerprint} of the inputs.
+            prompts: all prompts used.
         """
         return {
             "--model_path": self.model_path,
@@ -103,7 +105,7 @@ class Asking:
 
 
 def listed(what: str, reasons: dict[str, str]) -> str:
-    """Returns {name: reason} for the terminal: counts by reason, then the first names; nothing where it is empty."""
+    """Returns {name: reason} as text: counts by reason, then the first names; an empty string for no reasons."""
     if not reasons:
         return ""
     counts: dict[str, int] = {}
@@ -116,6 +118,6 @@ def listed(what: str, reasons: dict[str, str]) -> str:
 
 
 def rank_device(wanted: str | None) -> str:
-    """Returns where this rank computes: what was asked for, else its own GPU, else the CPU; see `device_of`."""
+    """Returns the device of this rank: the requested one, else its own GPU, else the CPU; see `device_of`."""
     device, ranks = device_of(wanted), Ranks.here()
     return device_of(f"cuda:{ranks.local_rank}") if device == "cuda" and ranks.local_world > 1 else device

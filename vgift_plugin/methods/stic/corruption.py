@@ -1,7 +1,7 @@
-"""Pictures made worse, so that a description of them is: hardly any pixels, or wrong brightness and colours.
+"""Corrupts pictures, so that their descriptions get worse: by very low resolution, or wrong brightness and colours.
 
-STIC (arXiv 2405.19716), algorithm 1 and its published code: the shorter side shrunk to 20 px, or brightness jittered by
-0.5 and hue by 0.3.
+STIC (arXiv 2405.19716), algorithm 1 and its published code: the shorter side is shrunk to 20 px, or brightness is
+jittered by 0.5 and hue by 0.3.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HUE = 0.3  # the shift is uniform in ± this, as a share of the colour circle
 
 
 def draw(kind: str, rng: np.random.Generator) -> dict[str, Any]:
-    """Returns the choices for one picture, JSON-able and enough to make it again.
+    """Returns the parameters of one corruption, JSON-able and sufficient to repeat it.
 
     Args:
         kind: `lowres` or `jitter`.
@@ -33,16 +33,16 @@ def draw(kind: str, rng: np.random.Generator) -> dict[str, Any]:
 
 
 def corrupt(image: Image.Image, params: dict[str, Any]) -> Image.Image:
-    """Returns the picture made worse.
+    """Returns the corrupted picture.
 
     Args:
         image: RGB; for `lowres` its shorter side is above `shorter_px`.
-        params: of `draw`. lowres: the longer side is rounded down, filtered as Pillow's BILINEAR does. jitter: every
-            channel times `brightness`, cut off at 255 (a pixel of 100 at 1.5 becomes 150), then the hue shifted by
-            `hue` turns, in Pillow's 8-bit HSV.
+        params: from `draw`. lowres: the longer side is rounded down, the filter is Pillow's BILINEAR. jitter: every
+            channel is multiplied by `brightness` and clipped at 255 (a pixel of 100 at 1.5 becomes 150), then the hue
+            is shifted by `hue` turns, in Pillow's 8-bit HSV.
 
     Raises:
-        ValueError: `params` is of no known kind, or lacks a number.
+        ValueError: `params` is of an unknown kind, or lacks a number.
     """
     try:
         if params["kind"] == LOWRES:
@@ -58,5 +58,5 @@ def corrupt(image: Image.Image, params: dict[str, Any]) -> Image.Image:
 def _jitter(image: Image.Image, brightness: float, hue: float) -> Image.Image:
     lit = np.clip(np.asarray(image, np.float32) * brightness, 0, 255).round().astype(np.uint8)
     hsv = np.array(Image.fromarray(lit).convert("HSV"))
-    hsv[..., 0] += np.uint8(round(hue * 256) % 256)  # wraps around, as colours do
+    hsv[..., 0] += np.uint8(round(hue * 256) % 256)  # wraps around, as hues do
     return Image.fromarray(hsv, "HSV").convert("RGB")

@@ -1,4 +1,4 @@
-"""Preference pairs as the host's own items, two records each: the same prompt and picture, another response."""
+"""Preference pairs as the host's items: two records each, with the same prompt and picture and different responses."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from ...hosts.trainer import is_rank_zero
 logger = logging.getLogger(__name__)
 CHOSEN, REJECTED = SIDES = ("chosen", "rejected")
 MASKED = "the host masks all its labels"
-TESTED = 4  # pairs
+TESTED = 4  # pairs in the self-test
 
 
 class Extent(NamedTuple):
-    """How far a response reaches: tokens of its whole row, and of what stands before it; a picture counts as one."""
+    """Number of tokens of the whole row, and of those before the response; a picture counts as one token."""
 
     length: int
     start: int
 
 
 def record_of(row: dict, side: str) -> dict:
-    """Returns a LLaVA record: the prompt of a pair and one of its two responses."""
+    """Returns a LLaVA record with the prompt of a pair and one of its two responses."""
     turns = [{"from": "human", "value": row["prompt"]}, {"from": "gpt", "value": row[side]}]
     return {"id": f"{row['id']}-{side}", "image": row["image"], "conversations": turns}
 
 
 class PreferenceDataset:
-    """The pairs: item i is {"chosen": item, "rejected": item}, each what the host returns for its record.
+    """The pairs: item i is {"chosen": item, "rejected": item}, each the host's item for its record.
 
-    A pure function of i. The picture is opened by the host, clean: corruption was for writing the response alone.
+    Items are a pure function of i. The host opens the clean picture: corruption was for generating responses only.
 
     Args:
         host: the training code's family.
         base: the host's dataset; it is not changed, and its own records are not used.
-        rows: of a preference file.
-        extents: of each row's two responses, in the order of SIDES.
+        rows: rows of a preference file.
+        extents: for each row those of its two responses, in the order of SIDES.
     """
 
     def __init__(self, host: Host, base: Any, rows: Sequence[dict], extents: Sequence[tuple[Extent, Extent]]):
@@ -62,37 +62,37 @@ class PreferenceDataset:
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of the longer row of each pair, the picture's place counted as one."""
+        """Number of tokens of the longer row of each pair; the picture counts as one token."""
         return [max(extent.length for extent in pair) for pair in self.extents]
 
     @property
     def modality_lengths(self) -> list[int]:
-        """The same: above 0, since each pair has a picture."""
+        """Same as `lengths`; positive, since each pair has a picture."""
         return self.lengths
 
 
 class PairCollator(Proxy):
-    """The host's own data collator on the two rows of every pair: all preferred ones first, then the others.
+    """Applies the host's data collator to the two rows of every pair: all preferred ones first, then the others.
 
     Args:
-        base: the host's, for batches without pairs too.
+        base: the host's collator, also used for batches without pairs.
     """
 
     def __init__(self, base: Callable[[Sequence[dict]], dict]):
         self.base = base
 
     def __call__(self, instances: Sequence[dict]) -> dict:
-        """Returns a batch of 2 × pairs rows."""
+        """Returns a batch of 2 × pairs rows; other batches are passed to the host's collator as they are."""
         if set(instances[0]) == set(SIDES):
             instances = [one[side] for side in SIDES for one in instances]
         return self.base(instances)
 
 
 def require_images(rows: Sequence[dict], image_folder: str | None) -> None:
-    """Looks whether every picture is there.
+    """Checks that every picture exists.
 
     Raises:
-        ConfigError: naming the first ones with their rows.
+        ConfigError: pictures are missing; the first ones are listed with their rows.
     """
     missing = [row for row in rows if not Path(image_folder or "", row["image"]).is_file()]
     if missing:
@@ -106,11 +106,10 @@ def require_images(rows: Sequence[dict], image_folder: str | None) -> None:
 def measured(
     host: Host, base: Any, rows: Sequence[dict]
 ) -> tuple[list[dict], list[tuple[Extent, Extent]], Counter[str]]:
-    """Sends the words of every row through the host, with one small picture for all.
+    """Returns the rows that can be trained on, as found by encoding every row with one small picture.
 
     Returns:
-        the rows whose two responses the host would train on, how far these reach, and how many rows were left out, by
-        the reason.
+        (rows with both responses trained on by the host, their extents, {reason: number of rows left out}).
     """
     small = copy.copy(base)
     small.data_args = copy.copy(base.data_args)
@@ -130,7 +129,7 @@ def measured(
 
 
 class _SeesOnce(Proxy):
-    """The host's image processor, which works on the first picture and returns the same for all others."""
+    """Wraps the host's image processor: processes the first picture and returns that result for all others."""
 
     def __init__(self, base: Any):
         self.base, self._seen = base, None
@@ -145,15 +144,15 @@ class _SeesOnce(Proxy):
 
 
 def self_test(dataset: PreferenceDataset, tokenizer: Any, template: ChatTemplate) -> None:
-    """Sends the first pairs through the host: the unmasked labels must decode to the responses.
+    """Checks that the unmasked labels of the first pairs decode to the responses.
 
     Args:
         dataset: the pairs.
-        tokenizer: the run's.
-        template: the run's.
+        tokenizer: the run's tokenizer.
+        template: the run's chat template.
 
     Raises:
-        SelfTestError: naming row and tokenizer, and what was found.
+        SelfTestError: they do not; the error names row, tokenizer and the decoded text.
     """
     for index in range(min(TESTED, len(dataset))):
         row, items = dataset.rows[index], dataset[index]

@@ -1,4 +1,4 @@
-"""`vgift stic describe`: LLaVA records with the model's own description of their picture before the question."""
+"""`vgift stic describe`: writes LLaVA records with the model's own description of the picture before the question."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from .asking import Asking, listed
 from .prefer import SEEDS, cut_off_hint, degenerate, open_chosen
 from .prompts import NEUTRAL, described, with_image
 
-TOO_LONG = "too long"  # with its description, for the model's context: answers would be cut off
+TOO_LONG = "too long"  # with its description, for the model's context, so answers would be cut off
 
 
 @dataclass(frozen=True, kw_only=True)
 class Describe(Asking):
-    """Write LLaVA records with the model's own description of their picture before the question.
+    """Write LLaVA records with the model's own description of the picture before the question.
 
-    The records are the first n, in a seeded order, of those with one picture that can be read. The picture is described
-    (one of the neutral questions), and the description stands between image token and question; answers stay. Where a
-    description is empty, cut off, holds a marker of the template, or makes the record too long, the record is written
-    as it was, counted and listed. Ranks and interruptions are as in `Prefer`.
+    The records are the first n, in a seeded order, of those with one readable picture. The model describes the picture
+    (prompted by one of the neutral questions), and the description is inserted between image token and question; the
+    answers do not change. If a description is empty, cut off, contains a marker of the template, or makes the record
+    too long, the record is written unchanged, counted and listed. Ranks and interruptions are handled as in `Prefer`.
     """
 
     EXAMPLE: ClassVar[str] = (
@@ -44,7 +44,7 @@ class Describe(Asking):
     data_path: str = option(help="LLaVA records, of which some are taken", metavar="JSON")
 
     def run(self) -> str:
-        """Returns what was done.
+        """Returns a summary for the terminal.
 
         Raises:
             ConfigError: a setting, a path or the checkpoint is not usable, or it was begun with other settings.
@@ -95,7 +95,7 @@ class Describe(Asking):
 
 
 def candidates(records: Sequence[dict]) -> tuple[list[int], dict[str, int]]:
-    """Returns the positions of the records that can be described, and {why not: how many others}."""
+    """Returns the positions of the records that can be described, and {reason: number of other records}."""
     reasons = [_unfit(record) for record in records]
     counts = Counter(reason for reason in reasons if reason is not None)
     return [k for k, reason in enumerate(reasons) if reason is None], dict(counts)
@@ -111,7 +111,7 @@ def _unfit(record: dict) -> str | None:
 
 
 def _named(records: Sequence[dict], position: int) -> str:
-    """Returns what tells a record apart: ids may stand twice in mixtures."""
+    """Returns text that identifies a record by position, since ids may repeat in mixtures."""
     record = records[position]
     return f"record {position} (id {record.get('id')}): {picture_name(record)}"
 
@@ -125,7 +125,7 @@ def write(
     temperature: float,
     max_new_tokens: int,
 ) -> list[dict[str, Any]]:
-    """Returns {"description", "prompt": which of NEUTRAL, "as_it_was": why the record stays so, or null} for each."""
+    """Returns for each {"description", "prompt": index in NEUTRAL, "as_it_was": why it stays unchanged, or null}."""
     drawn = []
     for position in positions:
         rng = generator(seed, "stic", "describe", position)
@@ -143,7 +143,7 @@ def write(
 
 
 def with_description(record: dict, description: str) -> dict:
-    """Returns a copy of a record whose first question has the description in front; its answers are as they were."""
+    """Returns a copy of a record with the description in front of its first question."""
     record = copy.deepcopy(record)
     first = record["conversations"][0]
     first["value"] = with_image(described(description, first["value"].replace(IMAGE, "").strip()))

@@ -15,7 +15,7 @@ from .preferences import read
 
 @dataclass(frozen=True)
 class STICFlags(MethodFlags):
-    """What a user writes to train on preference pairs."""
+    """Flags for training on preference pairs."""
 
     PATHS: ClassVar[tuple[str, ...]] = ("preference_data",)
 

@@ -1,4 +1,4 @@
-"""The loss of pairs from two forwards of the host's model: the one that trains, and the reference's."""
+"""The loss of pairs from two forward passes of the host's model: as trained, and as the reference."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ DIGITS = 6  # rewards are small at the paper's learning rate of 1e-7
 
 
 class PreferenceLoss(Step, TrainerCallback):
-    """Computes the loss of a batch of pairs, and logs what it is made of beside `loss`.
+    """Computes the loss of a batch of pairs, and logs its parts along with `loss`.
 
-    As a step inside the model it takes the labels from what the host prepared (pictures' places put in, cut to the
-    model's length) and hands none on, so that the host computes no loss of its own.
+    As a step inside the model it takes the labels prepared by the host (with positions for pictures, cut to the model's
+    length) and removes them, so that the host computes no loss of its own.
 
-    Logged, means over all pairs of all ranks since the last log: `rewards/chosen`, `rewards/rejected`,
-    `rewards/margins`, `rewards/accuracies` (share of pairs whose margin is above 0; 0 at the first step, where all
+    It logs means over all pairs of all ranks since the last log: `rewards/chosen`, `rewards/rejected`,
+    `rewards/margins`, `rewards/accuracies` (share of pairs with a margin above 0; 0 at the first step, where all
     margins are 0), `logps/chosen`, `logps/rejected`, `kl` and `regulariser`; see `Terms`.
 
     Args:
         beta: see `dpo_loss`.
         alpha: see `dpo_loss`.
-        reference: what the model was.
+        reference: the model's initial state.
     """
 
     def __init__(self, beta: float, alpha: float, reference: Reference):
         self.beta, self.alpha, self.reference = beta, alpha, reference
         self._taking = False
         self._labels: torch.Tensor | None = None
-        self._sums: torch.Tensor | None = None  # of what is logged, and the number of pairs
+        self._sums: torch.Tensor | None = None  # of the logged values, and the number of pairs
 
     def __call__(self, bare: nn.Module, model: nn.Module, inputs: dict[str, Any]) -> tuple[torch.Tensor, Any]:
         """Returns the loss of a batch, (), and the model's output for it.
 
         Args:
             bare: the model with its adapters, without the wrappers of DeepSpeed or DDP.
-            model: the same with them.
+            model: the same model with the wrappers.
             inputs: the batch: preferred responses, then the others in the same order.
         """
         with self.reference.standing(bare):
-            reference = self.logps(bare, inputs)[0]  # its logits are freed before the other forward makes as many
+            reference = self.logps(bare, inputs)[0]  # its logits are freed before the second forward pass
         policy, outputs = self.logps(model, inputs)
         terms = dpo_loss(policy.view(2, -1), reference.view(2, -1), self.beta, self.alpha)
         self._add(terms)
@@ -65,7 +65,7 @@ class PreferenceLoss(Step, TrainerCallback):
         return response_logps(read(outputs).logits, self._labels), outputs
 
     def prepared(self, prepared: Prepared) -> Prepared:
-        """Takes the labels from what the host prepared."""
+        """Takes the labels out of the host's prepared inputs, during `logps` only."""
         if not self._taking:
             return prepared
         self._labels = prepared.labels
@@ -89,7 +89,7 @@ class PreferenceLoss(Step, TrainerCallback):
         self._sums = sums if self._sums is None else self._sums + sums
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        """Adds the means over all ranks to a training log."""
+        """Adds the means over all ranks to a log of training."""
         if not logs or "loss" not in logs or self._sums is None:
             return
         (*sums, pairs), self._sums = all_reduced(self._sums), None

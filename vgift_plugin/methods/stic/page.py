@@ -1,4 +1,4 @@
-"""`vgift stic preview`: the pairs of a preference file side by side, with the differences marked."""
+"""`vgift stic preview`: shows the pairs of a preference file side by side, with the differences marked."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EQUAL, DIFFERENT = "equal", "different"
 
 @dataclass(frozen=True, kw_only=True)
 class PreviewPairs:
-    """Look at the pairs of a preference file side by side, with the differences marked."""
+    """Show the pairs of a preference file side by side, with the differences marked."""
 
     EXAMPLE: ClassVar[str] = "example:\n  vgift stic preview prefs.jsonl --image_folder DIR -n 4 -o pairs.html"
 
@@ -45,14 +45,14 @@ def preview_preferences(path: str, image_folder: str, n: int, output: str) -> st
     Args:
         path: a file written by `vgift stic prefer`.
         image_folder: the folder that its image paths are relative to.
-        n: number of pairs shown of each branch; the counts are over all pairs.
+        n: number of pairs shown per branch; the counts are over all pairs.
         output: the page, `.html`.
 
     Returns:
         one line for the terminal.
 
     Raises:
-        ConfigError: the file or a path is wrong, or an image cannot be read; nothing was written.
+        ConfigError: the file or a path is invalid, or an image cannot be read; nothing was written.
     """
     mistakes = [f"-n {n}: at least one pair"] if n < 1 else []
     mistakes += [] if Path(image_folder).is_dir() else [f"--image_folder {image_folder}: there is no such folder"]
@@ -109,7 +109,7 @@ def _words(params: dict[str, Any]) -> str:
 def marked(chosen: str, rejected: str) -> tuple[list[Segment], list[Segment]]:
     """Returns both texts as segments of equal and different words; segments are joined by a space.
 
-    `a cat sat` and `a dog sat` give [(equal, a), (different, cat), (equal, sat)] and the same with dog.
+    `a cat sat` and `a dog sat` give [(equal, a), (different, cat), (equal, sat)], and the same with dog.
     """
     left, right = chosen.split(" "), rejected.split(" ")
     segments: tuple[list[Segment], list[Segment]] = [], []

@@ -1,4 +1,4 @@
-"""`vgift stic prefer`: for each unlabelled photograph a better and a worse description, both the model's own."""
+"""`vgift stic prefer`: writes a better and a worse description by the model itself for each unlabelled photograph."""
 
 from __future__ import annotations
 
@@ -41,13 +41,14 @@ SEEDS = 2**63 - 1
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked about one photograph; a function of seed and name alone.
+    """The questions about one photograph; a function of seed and name only.
 
     Attributes:
-        branch: what makes the second description worse.
-        neutral, misleading: which prompts; the second is None but in the branch `prompt`.
+        branch: how the second description is made worse.
+        neutral: index of the neutral prompt.
+        misleading: index of the misleading prompt; None except in the branch `prompt`.
         corruption: see `corruption.draw`; None in the branch `prompt`.
-        seeds: of the tokens drawn for the two replies.
+        seeds: seeds for sampling the two replies.
     """
 
     branch: str
@@ -58,7 +59,7 @@ class Plan:
 
     @classmethod
     def of(cls, name: str, seed: int) -> Plan:
-        """Draws the plan of a photograph."""
+        """Returns the plan drawn for a photograph."""
         rng = generator(seed, "stic", name)
         branch = BRANCHES[int(np.searchsorted(np.cumsum([SHARES[one] for one in BRANCHES]), rng.random(), "right"))]
         neutral, seeds = int(rng.integers(len(NEUTRAL))), tuple(int(one) for one in rng.integers(SEEDS, size=2))
@@ -67,7 +68,7 @@ class Plan:
         return cls(branch, neutral, None, corruption.draw(branch, rng), seeds)
 
     def worse(self, picture: Image.Image) -> tuple[Image.Image, str]:
-        """Returns the picture and the question that the worse description is asked for with."""
+        """Returns the picture and the question used to get the worse description."""
         if self.corruption is None:
             return picture, MISLEADING[self.misleading]
         return corruption.corrupt(picture, self.corruption), NEUTRAL[self.neutral]
@@ -75,11 +76,12 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Prefer(Asking):
-    """Have the model describe photographs, well and badly: preference pairs, for --preference_data.
+    """Have the model describe photographs well and badly, as preference pairs for --preference_data.
 
-    The photographs are the first n of a seeded order that can be read and are not too small. Under torchrun (RANK,
-    WORLD_SIZE, LOCAL_RANK) the ranks share them, and the last one to finish writes the file (see `preferences`): the
-    same for any number of ranks and interruptions on one kind of machine; on a CPU its pairs also for any batch size.
+    The photographs are the first n in a seeded order that can be read and are not too small. Under torchrun (RANK,
+    WORLD_SIZE, LOCAL_RANK) the ranks share them, and the last one to finish writes the file (see `preferences`). On one
+    kind of machine the file is the same for any number of ranks and interruptions; on a CPU its pairs are also the same
+    for any batch size.
     """
 
     EXAMPLE: ClassVar[str] = (
@@ -90,7 +92,7 @@ class Prefer(Asking):
     n: int = option(6000, "photographs; all, where there are fewer", short="-n", metavar="N")
 
     def run(self) -> str:
-        """Returns what was done.
+        """Returns a summary for the terminal.
 
         Raises:
             ConfigError: a setting, a path or the checkpoint is not usable, or it was begun with other settings.
@@ -132,7 +134,7 @@ class Prefer(Asking):
 
 
 def ask(checkpoint: Checkpoint, folder: str, names: Sequence[str], sampling: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns a row for each photograph."""
+    """Returns a row of a preference file for each photograph."""
     plans = [Plan.of(name, sampling["seed"]) for name in names]
     pictures = [open_chosen(folder, name) for name in names]
     better = [checkpoint.item(picture, PREFERRED[0]) for picture in pictures]
@@ -160,7 +162,7 @@ def ask(checkpoint: Checkpoint, folder: str, names: Sequence[str], sampling: dic
 
 
 def open_chosen(folder: str, name: str) -> Image.Image:
-    """Returns a picture as training sees it, not turned by EXIF; ConfigError where it went away since it was chosen."""
+    """Returns a picture as training sees it, ignoring EXIF; raises ConfigError if it can no longer be read."""
     try:
         return open_photo(os.path.join(folder, name), upright=False)
     except UnsuitableImage as unsuitable:
@@ -168,7 +170,7 @@ def open_chosen(folder: str, name: str) -> Image.Image:
 
 
 def degenerate(checkpoint: Checkpoint, *replies: Reply) -> str | None:
-    """Returns why nothing can be learned from two replies, or of one that it can be no turn of a conversation."""
+    """Returns why two replies cannot be trained on, or why one cannot be a turn of a conversation; None if they can."""
     texts = [" ".join(reply.text.split()) for reply in replies]
     if not all(texts):
         return EMPTY
@@ -180,11 +182,11 @@ def degenerate(checkpoint: Checkpoint, *replies: Reply) -> str | None:
 
 
 def report(rows: Sequence[dict[str, Any]], passed_over: dict[str, str]) -> dict[str, Any]:
-    """Returns what a file of rows holds.
+    """Returns statistics of the rows.
 
     Returns:
-        {"rows", "usable", "branches": {branch: {"rows", "usable", "words": mean number of words of the usable chosen
-        and rejected ones, or null}}, "degenerate": {id: why}, "passed_over": {photograph: why}}
+        {"rows", "usable", "branches": {branch: {"rows", "usable", "words": [mean number of words of the usable chosen
+        ones, and of the rejected ones], or null}}, "degenerate": {id: reason}, "passed_over": {photograph: reason}}
     """
     branches = {}
     for branch in BRANCHES:
@@ -210,6 +212,6 @@ def summary(told: dict[str, Any], n: int) -> str:
 
 
 def cut_off_hint(reasons: Iterable[str], total: int) -> str:
-    """Returns a line on what to do where more than a tenth of all texts were cut off."""
+    """Returns a line of advice if more than a tenth of all texts were cut off, else an empty string."""
     count = list(reasons).count(CUT_OFF)
     return f"\n{count:,} were cut off; raise --max_new_tokens" if count > total / 10 else ""

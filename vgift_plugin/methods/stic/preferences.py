@@ -1,10 +1,10 @@
-"""Preference files: JSON lines, the first a header, then a row for each image with a better and a worse description.
+"""Preference files: JSON lines with a header, then one row per image with a better and a worse description.
 
 header {"vgift": "preferences", "version": 1, "template": the chat template, "model": ..., "settings": {...}}
 row    {"id", "image": relative to the image folder, "prompt": "<image>\\n" and a neutral question, "chosen",
-        "rejected", "branch": what made the rejected one worse, "corruption": {...} or null,
+        "rejected", "branch": how the rejected one was made worse, "corruption": {...} or null,
         "prompt_ids": {"neutral", "preferred", "misleading" or null}, "sampling": {"temperature", "max_new_tokens",
-        "seed"}, "cut_off": [chosen, rejected], "degenerate": null, or why nothing can be learned from the pair}
+        "seed"}, "cut_off": [chosen, rejected], "degenerate": null, or why the pair cannot be trained on}
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ SHOWN = 5  # mistakes in an error; the count is complete
 
 @dataclass(frozen=True)
 class Preferences:
-    """What a file holds.
+    """The content of a preference file.
 
     Attributes:
         header: its first line.
-        rows: all others, in order, degenerate ones too; see `usable`.
+        rows: all other lines in order, including degenerate rows; see `usable`.
     """
 
     header: dict[str, Any]
@@ -40,21 +40,21 @@ class Preferences:
 
     @property
     def template(self) -> str:
-        """The chat template that the descriptions were generated with, and must be trained with."""
+        """The chat template used to generate the descriptions, which training must use too."""
         return self.header["template"]
 
 
 def usable(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns the rows that something can be learned from: those that are not degenerate."""
+    """Returns the rows that can be trained on, i.e. those that are not degenerate."""
     return [row for row in rows if row["degenerate"] is None]
 
 
 @read_once
 def read(path: str | Path) -> Preferences:
-    """Reads a preference file.
+    """Returns the content of a preference file.
 
     Raises:
-        ConfigError: it cannot be read, is no such file, or holds lines that are none: file, line and value are named.
+        ConfigError: it cannot be read, is not a preference file, or has invalid lines; file, line and value are named.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
@@ -106,9 +106,9 @@ def _mistakes(entry: Any, checks: dict[str, tuple[Callable[[Any], bool], str]]) 
 
 
 def _not_usable(row: dict[str, Any]) -> str | None:
-    """Returns why nothing can be learned from a row that says it is usable, as far as its words alone tell.
+    """Returns why a row marked as usable cannot be trained on, judged by its texts; None if it can.
 
-    An image token in a response is a second picture to LLaVA: the rows after it in a batch would get others' pictures.
+    LLaVA takes an image token in a response as a second picture, so later rows of the batch would get wrong pictures.
     """
     if row["degenerate"] is not None:
         return None

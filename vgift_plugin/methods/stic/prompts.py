@@ -1,7 +1,7 @@
-"""What the model is asked: one question that makes it look closely, eight that lead it astray, eight that do neither.
+"""The prompts: one that makes the model look closely, eight misleading ones, and eight neutral ones.
 
-The roles are the paper's (STIC, appendix B), the words are ours. Their order is part of the file format:
-rows name prompts by their place.
+The roles are the paper's (STIC, appendix B), the wordings are our own. Their order is part of the file format: rows
+refer to prompts by index.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ LEAD = "A description of the picture, written beforehand:"
 
 
 def described(description: str, question: str) -> str:
-    """Returns a question with a description in front of it; without image token, like the question."""
+    """Returns a question with a description in front; like the question, it has no image token."""
     return f"{LEAD}\n{description}\n\n{question}".rstrip()
 
 
 def with_image(text: str) -> str:
-    """Returns a human turn: the image token on a line of its own, then the text."""
+    """Returns a human turn: the image token on its own line, then the text."""
     return f"{IMAGE}\n{text}"

@@ -1,4 +1,4 @@
-"""What `vgift_preferences.json` says about a run of preference training, and how much `--model_max_length` cuts."""
+"""`vgift_preferences.json`, the record of a preference training run, and how much `--model_max_length` cuts off."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ RECEIPT_FILE = "vgift_preferences.json"
 
 
 class Receipt(TrainerCallback):
-    """Tells before the first step what is cut off and whose pairs these are, and writes `vgift_preferences.json`.
+    """Reports before the first step what is cut off and which model wrote the pairs; writes `vgift_preferences.json`.
 
     Args:
         host: the training code's family.
-        receipt: what the file will hold, JSON-able.
-        extents: of each pair's two responses.
+        receipt: the content of the file, JSON-able.
+        extents: for each pair those of its two responses.
     """
 
     def __init__(self, host: Host, receipt: dict[str, Any], extents: list[tuple[Extent, Extent]]):
         self.host, self.receipt, self.extents = host, receipt, extents
 
     def on_init_end(self, args, state, control, model=None, **kwargs):
-        """Counts the responses that `--model_max_length` cuts, once the pictures' tokens are among them.
+        """Counts the responses that `--model_max_length` cuts, with the visual tokens included.
 
         Raises:
-            ConfigError: every response is cut, or of one nothing is left; or the trainer would smooth labels.
+            ConfigError: every response is cut, nothing is left of one, or the trainer would smooth labels.
         """
         if args.label_smoothing_factor:
             raise ConfigError(
@@ -47,7 +47,7 @@ class Receipt(TrainerCallback):
         if limit is None or more is None:
             logger.warning("this host does not say how long a row may be: cut responses cannot be counted")
             return
-        more -= 1  # the picture's place was one
+        more -= 1  # the picture is already counted as one token
         cut = {side: sum(pair[k].length + more > limit for pair in self.extents) for k, side in enumerate(SIDES)}
         lost = sum(extent.start + more >= limit for pair in self.extents for extent in pair)
         self.receipt["cut_by_model_max_length"] = cut
@@ -68,8 +68,11 @@ class Receipt(TrainerCallback):
         )
 
     def _compare_models(self, trained: str) -> None:
-        """Warns where the model is called otherwise than the one that wrote the pairs: upstream's LoRA scripts begin
-        with a language model and a pretrained projector, which never described anything."""
+        """Warns if the name of the model differs from that of the model that wrote the pairs.
+
+        Upstream's LoRA scripts start from a language model and a pretrained projector, which have never described
+        anything.
+        """
         wrote = str(self.receipt["header"]["model"])
         if Path(wrote).name != Path(trained).name:
             logger.warning(

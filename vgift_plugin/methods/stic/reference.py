@@ -1,7 +1,7 @@
-"""The reference of preference training: the same model with its adapters off and its projector as it was.
+"""The reference of preference training: the same model with adapters disabled and the initial projector.
 
-No second copy of the model: peft's adapters step aside for one forward, and of the projector, which upstream's LoRA
-scripts train too, a frozen copy stands in.
+There is no second copy of the model: peft's adapters are disabled for one forward pass, and the projector, which
+upstream's LoRA scripts also train, is replaced by a frozen copy.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from ...hosts.base import Host
 from ...hosts.trainer import is_rank_zero
 
 PROJECTOR_FILE = "vgift_reference_projector.bin"
-ADAPTER = "lora_"  # in the names of all parameters of LoRA
+ADAPTER = "lora_"  # part of the names of all LoRA parameters
 
 
 class Reference(TrainerCallback):
-    """Keeps what the model was when training began.
+    """Keeps the state of the model when training began.
 
-    The copy is taken when training begins and saved into the output directory; a resumed run reads that file, since the
+    The copy is taken when training begins and saved in the output directory; a resumed run reads that file, since the
     projector in its checkpoint has been trained.
 
     Attributes:
-        projector: the frozen copy; None until the trainer is made, and where the model has no weights there.
+        projector: the frozen copy; None until the trainer is created, and if the projector has no weights.
     """
 
     def __init__(self, host: Host):
@@ -41,10 +41,10 @@ class Reference(TrainerCallback):
         self.projector: nn.Module | None = None
 
     def on_init_end(self, args, state, control, model=None, **kwargs):
-        """Looks at what would be trained, and makes room for the copy, while nothing wraps the model yet.
+        """Checks which weights will be trained and allocates the copy, before anything wraps the model.
 
         Raises:
-            ConfigError: the model has no adapters, or trains or shards what cannot be set back.
+            ConfigError: the model has no adapters, or it trains or shards weights that cannot be restored.
         """
         if not hasattr(type(model), "disable_adapter"):
             raise ConfigError(
@@ -74,10 +74,10 @@ class Reference(TrainerCallback):
                 self.projector = copy.deepcopy(projector).requires_grad_(False)
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        """Takes the copy and saves it, or reads the one of the run that is resumed.
+        """Takes and saves the copy, or reads it if the run is resumed.
 
         Raises:
-            ConfigError: a run is resumed and the file is not there, or holds another projector.
+            ConfigError: the run is resumed, and the file is missing or does not fit the projector.
         """
         if self.projector is None:
             return
@@ -92,7 +92,7 @@ class Reference(TrainerCallback):
                     "another --output_dir."
                 ) from err
         else:
-            with _gathered(projector):  # by now all ranks have the weights of the first
+            with _gathered(projector):  # now all ranks have the weights of rank 0
                 self.projector.load_state_dict(projector.state_dict())
             if is_rank_zero():
                 content = io.BytesIO()
@@ -106,16 +106,16 @@ class Reference(TrainerCallback):
 
     @contextmanager
     def standing(self, model: nn.Module) -> Iterator[None]:
-        """Makes the model its own reference for as long as the block runs: no gradients, no dropout, no adapters.
+        """Turns the model into its own reference within the block: no gradients, no dropout, no adapters.
 
         Args:
-            model: with adapters; without the wrappers of DeepSpeed or DDP.
+            model: the model with adapters, without the wrappers of DeepSpeed or DDP.
         """
         training = [module for module in model.modules() if module.training]
         projector = None if self.projector is None else self._projector(model)
         with torch.no_grad(), model.disable_adapter():
             model.eval()
-            if projector is not None:  # its forward alone, so that what DeepSpeed hooked to the module stays
+            if projector is not None:  # replaces only the forward, so that DeepSpeed's hooks stay in place
                 projector.forward = self.projector.forward
             try:
                 yield
@@ -127,7 +127,7 @@ class Reference(TrainerCallback):
 
 
 def _gathered(module: nn.Module) -> AbstractContextManager[Any]:
-    """Makes parameters whole that ZeRO-3 has spread over the ranks."""
+    """Returns a context in which parameters sharded by ZeRO-3 are complete."""
     weights = [weight for weight in module.parameters() if hasattr(weight, "ds_id")]
     if not weights:
         return nullcontext()

@@ -1,4 +1,4 @@
-"""STIC's stage 1 in a training run: pairs instead of records, the host's own trainer with another loss."""
+"""STIC's stage 1 in a training run: pairs instead of records, and the host's own trainer with another loss."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ logger = logging.getLogger(__name__)
 
 
 def plan(flags: STICFlags, run: Run) -> PreferencePlan:
-    """Returns the training on the pairs of `--preference_data`.
+    """Returns the plan for training on the pairs of `--preference_data`.
 
     Raises:
-        ConfigError: the file cannot be read, or is of another chat template.
+        ConfigError: the file cannot be read, or was written with another chat template.
     """
     preferences = read(flags.preference_data)
     template = run.host.template(run.module, run.data_args, run.tokenizer)
@@ -47,11 +47,10 @@ class PreferencePlan:
     facts: dict[str, str]
 
     def apply(self, run: Run) -> None:
-        """Puts the pairs in the place of the records, and until the trainer is made a subclass with another loss in the
-        place of its class.
+        """Replaces the records by the pairs and, until the trainer is created, its class by one with another loss.
 
         Raises:
-            ConfigError: the file has nothing to train on; pictures are not there.
+            ConfigError: the file has no pair to train on, or pictures are missing.
             SelfTestError: the host does not train on the responses.
         """
         flags = self.flags
@@ -97,7 +96,7 @@ class PreferencePlan:
 
 
 def trainer_with(own: type[Trainer], loss: PreferenceLoss) -> type[Trainer]:
-    """Returns a subclass of a trainer class that trains with this loss; evaluation and all else are the class's own."""
+    """Returns a subclass of a trainer class that trains with this loss; evaluation and the rest are unchanged."""
 
     class PreferenceTrainer(own):
         def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
@@ -110,7 +109,7 @@ def trainer_with(own: type[Trainer], loss: PreferenceLoss) -> type[Trainer]:
 
 
 def _require_template(preferences: Preferences, flags: STICFlags, template: ChatTemplate) -> None:
-    """Compares the template of the file with the run's."""
+    """Raises ConfigError if the template of the file is not the run's."""
     if preferences.template not in template.names:
         raise ConfigError(
             f"--preference_data {flags.preference_data} was written with the chat template {preferences.template!r}, "

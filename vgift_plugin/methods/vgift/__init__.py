@@ -1,4 +1,4 @@
-"""V-GIFT (arXiv 2604.12966): self-supervised samples mixed into instruction tuning."""
+"""V-GIFT (arXiv 2604.12966): mixes self-supervised samples into instruction tuning."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class VGIFT:
         return "self-supervised samples" if flags.makes_samples else ""
 
     def check(self, flags: VgiftFlags, host: Host, module: ModuleType) -> None:
-        """Nothing beyond the flags: the records are not there yet."""
+        """Checks nothing beyond the flags: the records do not exist yet."""
 
     def plan(self, flags: VgiftFlags, run: Run) -> Plan | None:
         from .training import plan

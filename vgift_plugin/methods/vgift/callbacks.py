@@ -1,4 +1,4 @@
-"""What the trainer calls while it trains on a mixture: the epoch, `vgift_mix.json`, the redraw report."""
+"""Trainer callbacks for a mixture: the epoch, `vgift_mix.json`, and the report on redraws."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ MIX_FILE = "vgift_mix.json"
 
 
 class MixCallback(TrainerCallback):
-    """Keeps a `MixedDataset` in step with the trainer.
+    """Synchronises a `MixedDataset` with the trainer.
 
-    The epoch is counted from the optimizer steps done at the start and the epochs begun since. `state.epoch` cannot be
-    trusted (with 10 batches accumulated by 4 it says 0.8 where the second epoch begins), nor can `set_epoch`, which
-    accelerate calls with 0 after a resume in the middle of an epoch, if it calls it at all.
+    The epoch is computed from the optimizer steps done at the start and the epochs begun since. `state.epoch` is
+    unreliable (with 10 batches accumulated by 4 it is 0.8 at the start of the second epoch), and so is `set_epoch`,
+    which accelerate calls with 0 after a resume within an epoch, if at all.
 
     Args:
         dataset: the mixture in training.
-        mix: what `vgift_mix.json` will hold, JSON-able.
+        mix: the content of `vgift_mix.json`, JSON-able.
     """
 
     def __init__(self, dataset: MixedDataset, mix: dict[str, Any]):
@@ -35,12 +35,12 @@ class MixCallback(TrainerCallback):
         self._next_epoch = 0
 
     def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
-        """Finds the first epoch, as the trainer itself does on resume, and writes the mix."""
+        """Computes the first epoch, as the trainer does on resume, and writes the mix."""
         self._next_epoch = state.global_step // steps_per_epoch(len(train_dataloader), args.gradient_accumulation_steps)
         self._write(args.output_dir)
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        """Tells the dataset its epoch, before the data loader starts to fetch."""
+        """Sets the dataset's epoch before the data loader starts."""
         self.dataset.epoch = self._next_epoch
         self._next_epoch += 1
 
@@ -58,7 +58,7 @@ class MixCallback(TrainerCallback):
 
 
 def redraw_report(redraws: dict[str, dict[str, int]]) -> str:
-    """Returns the redraws in words, one line a task."""
+    """Returns text on the redraws, one line per task."""
     if not redraws:
         return "no image had to be redrawn"
     lines = [
@@ -69,7 +69,7 @@ def redraw_report(redraws: dict[str, dict[str, int]]) -> str:
 
 
 def mix_table(mix: dict[str, Any]) -> str:
-    """Returns the mixture as a table: task, samples an epoch, share of all samples, chance level, source images."""
+    """Returns the mixture as a text table: task, samples per epoch, share of all samples, chance level, images."""
     rows = [("task", "samples", "share", "chance", "source")]
     rows.append(("base", f"{mix['base']['samples']:,}", f"{mix['base']['share']:.1%}", "", mix["base"]["source"]))
     published = mix["base"].get("published", {"samples": {}, "metadata": ""})

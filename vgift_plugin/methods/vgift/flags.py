@@ -1,4 +1,4 @@
-"""The flags of V-GIFT, and what they mean: which tasks with which knobs, and how many samples of each."""
+"""The flags of V-GIFT, and what they select: the tasks, their knobs, and the number of samples of each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..base import MethodFlags
 
 @dataclass(frozen=True)
 class VgiftFlags(MethodFlags):
-    """What a user writes to mix in self-supervised samples."""
+    """Flags for mixing in self-supervised samples."""
 
     PATHS: ClassVar[tuple[str, ...]] = (
         "ssl_image_folder",
@@ -68,19 +68,19 @@ class VgiftFlags(MethodFlags):
 
     @property
     def makes_samples(self) -> bool:
-        """Whether any sample is asked for."""
+        """Whether any samples are requested."""
         return self.ssl_tasks is not None or self.ssl_replay is not None
 
     def require_samples(self) -> None:
-        """Raises ConfigError where no sample is asked for."""
+        """Raises ConfigError if no samples are requested."""
         if not self.makes_samples:
             raise ConfigError(f"--ssl_tasks is missing; known tasks: {', '.join(task_names())}")
 
     def tasks(self) -> tuple[TaskSpec, ...]:
-        """Returns the tasks asked for, knobs set, in the order written; empty without `--ssl_tasks`.
+        """Returns the requested tasks with their knobs set, in the given order; empty without `--ssl_tasks`.
 
         Raises:
-            ConfigError: naming every mistake in the flags and in the config file.
+            ConfigError: lists all mistakes in the flags and in the config file.
         """
         specs, mistakes = self._resolved()
         if mistakes:
@@ -120,7 +120,7 @@ class VgiftFlags(MethodFlags):
         return mistakes
 
     def _weights(self, mistakes: list[str]) -> dict[str, Fraction]:
-        """Reads `rotation,color:2`; the weight is 1 where none stands."""
+        """Returns {task: weight} from text such as `rotation,color:2`; the default weight is 1."""
         weights: dict[str, Fraction] = {}
         for item in [] if self.ssl_tasks is None else self.ssl_tasks.split(","):
             name, colon, text = (part.strip() for part in item.partition(":"))
@@ -156,7 +156,7 @@ class VgiftFlags(MethodFlags):
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """One task asked for: the task with its knobs set, and its weight among the others (from 0 up)."""
+    """A requested task with its knobs set, and its weight relative to the others (from 0 up)."""
 
     task: Task
     weight: Fraction
@@ -193,7 +193,7 @@ def _yaml(text: str):
 
 
 def _configured(kind: type[Task], values: dict, mistakes: list[str]) -> Task:
-    """Returns the task with its knobs set; the default one where a mistake was found (and noted)."""
+    """Returns the task with its knobs set; the default task if there are mistakes, which are added to the list."""
     known = kind.knobs()
     before = len(mistakes)
     for name, value in values.items():
@@ -212,7 +212,7 @@ def _configured(kind: type[Task], values: dict, mistakes: list[str]) -> Task:
 
 
 def _fits(value: Any, default: Any) -> bool:
-    """Tells whether a value from a file can stand where `default` stands: same type, or int for float, or null."""
+    """Returns whether a value has the type of `default`; int is allowed for float, and null or int for None."""
     if default is None:
         return value is None or type(value) is int
     if isinstance(default, float):
@@ -221,17 +221,17 @@ def _fits(value: Any, default: Any) -> bool:
 
 
 def counts(specs: tuple[TaskSpec, ...], ratio: float, base_size: int) -> list[int]:
-    """Returns how many samples each task adds: floor(ratio × base_size × its share of the weights), computed exactly.
+    """Returns the number of samples of each task: floor(ratio × base_size × its share of the weights), exactly.
 
     665,298 base records, three equal tasks and 0.1 give 22,176 each, the size of the released V-GIFT mixture.
 
     Raises:
-        ConfigError: a task with a weight above 0 would get no sample at all.
+        ConfigError: a task with a weight above 0 would get no samples.
     """
     total = sum(spec.weight for spec in specs)
     if not total:
         return [0] * len(specs)
-    exact = Fraction(str(ratio)) * base_size  # the ratio as written: 0.1 is 1/10
+    exact = Fraction(str(ratio)) * base_size  # the exact decimal ratio: 0.1 is 1/10
     result = [math.floor(exact * spec.weight / total) for spec in specs]
     if exact:
         empty = [spec.task.name for spec, count in zip(specs, result, strict=True) if spec.weight and not count]

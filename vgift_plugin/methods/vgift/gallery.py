@@ -1,4 +1,4 @@
-"""The gallery page: one tab per task, samples filtered by answer, pictures at their full size."""
+"""The gallery page: one tab per task, samples filtered by answer, pictures at full size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...tasks.catalogue import summary
 from ...tasks.task import Params, Sample, Task
 
 Section = tuple[str, Task, list[Sample]]  # title, task, samples
-MAX_BUTTONS, MAX_BUTTON_CHARS = 12, 16  # above either, answers are filtered by a search field
+MAX_BUTTONS, MAX_BUTTON_CHARS = 12, 16  # above either, a search field filters the answers
 
 
 def gallery(sections: Sequence[Section], about: str) -> str:
@@ -30,7 +30,7 @@ def gallery(sections: Sequence[Section], about: str) -> str:
 def _section(title: str, task: Task, samples: list[Sample]) -> dict[str, Any]:
     answers = [sample.response for sample in samples]
     return {
-        "id": "-".join(re.findall(r"\w+", title)),  # `color, published` is linked to as #color-published
+        "id": "-".join(re.findall(r"\w+", title)),  # `color, published` becomes color-published
         "title": title,
         "about": summary(type(task)),
         "chance": task.chance,
@@ -42,7 +42,7 @@ def _section(title: str, task: Task, samples: list[Sample]) -> dict[str, Any]:
 
 
 def _buttons(answers: list[str]) -> list[tuple[str, int]]:
-    """Returns the different answers with their counts, numbers first; empty where they are too many or too long."""
+    """Returns the distinct answers with their counts, numbers first; empty if they are too many or too long."""
     counts = Counter(answers)
     if len(counts) > MAX_BUTTONS or any(len(answer) > MAX_BUTTON_CHARS for answer in counts):
         return []

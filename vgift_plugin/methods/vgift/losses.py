@@ -1,4 +1,4 @@
-"""The training loss of base records and of each task apart, from what the model computes anyway."""
+"""Separate training losses of base records and of each task, computed from the logits of the training step."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ...hosts.trainer import all_reduced, log_metrics
 
 
 class TaskLosses(Step, TrainerCallback):
-    """Logs `loss_base` and `loss_<task>` beside `loss`: means over the tokens that carried loss since the last log.
+    """Logs `loss_base` and `loss_<task>` along with `loss`: means over all tokens with loss since the last log.
 
     Attributes:
-        names: `base`, then the tasks; their places are the tasks' numbers.
-        tokens: of the last batch, in training or evaluation; None before the first.
+        names: `base`, then the tasks; their positions are the tasks' numbers.
+        tokens: tokens of the last batch, in training or evaluation; None before the first.
     """
 
     required = False
@@ -30,7 +30,7 @@ class TaskLosses(Step, TrainerCallback):
         self._sums: torch.Tensor | None = None  # (names, 2): loss and tokens
 
     def forward(self, module: Any, output: Any, tokens: Tokens) -> None:
-        """Adds up the losses of one batch; only places that carry loss are looked at."""
+        """Adds up the losses of one batch, computed only for tokens with loss."""
         self.tokens = tokens
         if not module.training or tokens.task is None:
             return
@@ -50,7 +50,7 @@ class TaskLosses(Step, TrainerCallback):
             self._sums.index_add_(0, tokens.task[:, 1:][supervised], both)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        """Adds the losses over all ranks to a training log."""
+        """Adds the losses over all ranks to a log of training."""
         if not logs or "loss" not in logs or self._sums is None:
             return
         sums, self._sums = all_reduced(self._sums), None

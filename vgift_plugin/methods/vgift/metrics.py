@@ -1,7 +1,7 @@
-"""Loss and accuracy of each task on held-out samples, whenever the host's trainer evaluates.
+"""Loss and accuracy of each task on held-out samples, computed whenever the host's trainer evaluates.
 
-The trainer stays as it is: it takes `eval_dataset` (a dict, one entry a task), `compute_metrics` and
-`preprocess_logits_for_metrics` from the data module, and logs `eval_<task>_loss` and `_accuracy` like any other.
+The trainer is not changed: it takes `eval_dataset` (a dict with one entry per task), `compute_metrics` and
+`preprocess_logits_for_metrics` from the data module, and logs `eval_<task>_loss` and `_accuracy` as usual.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from .losses import TaskLosses
 from .stream import Stream
 
 logger = logging.getLogger(__name__)
-EVALUATIONS = 10  # in a run whose script asks for none
+EVALUATIONS = 10  # in a run whose script requests none
 
 
 class HeldOut:
-    """Held-out samples of one task, as the host's dataset returns them; the same at every evaluation.
+    """Held-out samples of one task as the host's items, the same in every evaluation.
 
     Args:
-        stream: of photographs that training does not draw from.
-        encode: turns (sample, name) into the host's item.
-        size: how many samples.
+        stream: a stream of photographs that training does not use.
+        encode: returns the host's item, given (sample, name).
+        size: number of samples.
     """
 
     def __init__(self, stream: Stream, encode: Callable[[Sample, str], Any], size: int):
@@ -54,17 +54,17 @@ class HeldOut:
 
 
 class Accuracy:
-    """What the trainer takes as `preprocess_logits_for_metrics` (`reduce`) and `compute_metrics` (calling it).
+    """The trainer's `preprocess_logits_for_metrics` (method `reduce`) and `compute_metrics` (calling the object).
 
-    Teacher forcing: each token of the answer is predicted with the tokens before it given. A sample counts as right
-    where every token that carries loss, end token included, is the most probable one. Logits, (batch, length,
-    vocabulary), are reduced to four integers a token batch by batch, so memory does not grow with them.
+    With teacher forcing, each token of the answer is predicted from the true tokens before it. A sample is correct if
+    every token with loss, including the end token, is the most probable one. The logits of each batch, (batch, length,
+    vocabulary), are reduced to four integers per token to save memory.
 
     Args:
-        tasks: by their numbers, from 1 up.
-        tokenizer: the run's.
-        template: the run's.
-        losses: has seen the tokens of the last batch.
+        tasks: the tasks in the order of their numbers, which start at 1.
+        tokenizer: the run's tokenizer.
+        template: the run's chat template.
+        losses: holds the tokens of the last batch.
     """
 
     def __init__(self, tasks: Sequence[Task], tokenizer: Any, template: ChatTemplate, losses: TaskLosses):
@@ -76,11 +76,11 @@ class Accuracy:
         every place that carries loss, these first, then IGNORE_INDEX."""
         logits = outputs.read(logits).logits if isinstance(logits, tuple) else logits
         tokens = self.losses.tokens
-        result = labels.new_full((*labels.shape, 4), IGNORE_INDEX)  # as wide as the labels, which all ranks pad alike
+        result = labels.new_full((*labels.shape, 4), IGNORE_INDEX)  # all ranks pad labels to the same width
         if tokens is None or tokens.task is None:
             return result
         true, task, sample = (part[:, 1:] for part in (tokens.labels, tokens.task, tokens.sample))
-        predicted = logits[:, : true.shape[1]].argmax(-1)  # other ranks' longer batches may have padded the logits
+        predicted = logits[:, : true.shape[1]].argmax(-1)  # logits may be padded to other ranks' longer batches
         supervised = true != IGNORE_INDEX
         first = (~supervised).to(torch.uint8).sort(dim=1, stable=True).indices[:, : labels.shape[1]]
         found = torch.stack([values.gather(1, first) for values in (predicted, true, task, sample)], dim=-1)
@@ -88,8 +88,8 @@ class Accuracy:
         return result
 
     def __call__(self, prediction: Any) -> dict[str, float]:
-        """Returns {"accuracy": share of samples entirely right}, and for tasks whose answers can be right in part
-        {"score": mean of `Task.grade`}; nothing for a data set that is not one of the tasks'."""
+        """Returns {"accuracy": share of entirely correct samples}, and "score", the mean of `Task.grade`, for tasks
+        with partial credit; an empty dict for data sets other than the tasks'."""
         predicted, true, task, sample = np.moveaxis(prediction.predictions, -1, 0)
         supervised = true != IGNORE_INDEX
         number = int(task[supervised][0]) if supervised.any() else 0
@@ -97,7 +97,7 @@ class Accuracy:
             return {}
         answers: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         for row, own in enumerate(supervised):
-            for one in np.unique(sample[row, own]):  # several, where the host flattens batches
+            for one in np.unique(sample[row, own]):  # several if the host flattens batches
                 places = own & (sample[row] == one)
                 answers.setdefault(int(one), (predicted[row, places], true[row, places]))  # ranks may repeat samples
         metrics = {"accuracy": float(np.mean([(said == truth).all() for said, truth in answers.values()]))}
@@ -107,10 +107,10 @@ class Accuracy:
         return metrics
 
     def _grade(self, task: Task, predicted: np.ndarray, true: np.ndarray) -> float:
-        """Grades the true answer with every wrongly predicted token's characters replaced by U+FFFD.
+        """Returns the grade of the true answer with the characters of wrongly predicted tokens replaced by U+FFFD.
 
-        So tokens are compared place by place. The text of the predicted tokens alone could be right by accident: that
-        of a model that repeats the current token is the answer, shifted by one.
+        Thus tokens are compared by position. The text of the predicted tokens could be correct by accident: a model
+        that repeats the current token predicts the answer, shifted by one.
         """
         told = ~np.isin(true, self.tokenizer.all_special_ids)
         text, spans = self._texts.read(true[told].tolist())
@@ -122,14 +122,14 @@ class Accuracy:
 
 
 class EvaluationCallback(TrainerCallback):
-    """Lets the trainer evaluate where its script does not, and keeps its random numbers as if it had not.
+    """Lets the trainer evaluate if its script does not, and restores the random state after each evaluation.
 
-    Every evaluation draws from torch's global generator (its data loader does), and the order of the base records
-    after it would be another one.
+    The data loader of an evaluation draws from torch's global generator, which would change the order of the base
+    records afterwards.
 
     Args:
-        steps: evaluate after every so many optimizer steps; None leaves it to the script, and where that says "no" it
-            happens `EVALUATIONS` times in the run.
+        steps: evaluate every `steps` optimizer steps; None for the script's own setting, or `EVALUATIONS` times in the
+            run if that is "no".
     """
 
     def __init__(self, steps: int | None):
@@ -138,7 +138,7 @@ class EvaluationCallback(TrainerCallback):
         self._random: torch.Tensor | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Finds out when to evaluate, and says it."""
+        """Determines and logs when to evaluate."""
         if evaluation_strategy(args) != "no":
             if self.steps is not None:
                 logger.info("--ssl_eval_steps: the training script's own --evaluation_strategy wins")
@@ -147,17 +147,17 @@ class EvaluationCallback(TrainerCallback):
         logger.info("held-out samples are evaluated after every %d steps and at the end", self._every)
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Asks for an evaluation where one is due."""
+        """Requests an evaluation if one is due."""
         if self._every and (state.global_step % self._every == 0 or state.global_step >= state.max_steps):
             control.should_evaluate = True
         self._keep(control)
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        """Keeps the random numbers of a run that evaluates after each epoch."""
+        """Stores the random state of a run that evaluates after each epoch."""
         self._keep(control)
 
     def on_evaluate(self, args, state, control, **kwargs):
-        """Puts the random numbers back, after each data set."""
+        """Restores the random state after each data set."""
         if self._random is not None:
             torch.set_rng_state(self._random)
 
@@ -167,10 +167,10 @@ class EvaluationCallback(TrainerCallback):
 
 
 def evaluated(run: Run, held_out: dict[str, HeldOut], accuracy: Accuracy, steps: int | None) -> None:
-    """Adds the held-out samples, beside a data set for evaluation that the host may have ("base").
+    """Adds the held-out samples, in addition to the host's own evaluation set ("base"), if any.
 
     Raises:
-        ConfigError: the host has metrics of its own.
+        ConfigError: the host has its own metrics, or evaluation sets of the same names.
     """
     has = run.data_module
     if own := [name for name in ("compute_metrics", "preprocess_logits_for_metrics") if has.get(name)]:
@@ -188,10 +188,10 @@ def evaluated(run: Run, held_out: dict[str, HeldOut], accuracy: Accuracy, steps:
 
 
 def require_suitable(held_out: Collection[HeldOut]) -> None:
-    """Makes every held-out sample once, each on one of the ranks: no evaluation stops a run that has trained for hours.
+    """Creates every held-out sample once, each on one of the ranks, so that errors appear before training.
 
     Raises:
-        NoSuitableImageError, TaskError: a sample cannot be made.
+        NoSuitableImageError, TaskError: a sample cannot be created.
     """
     import torch.distributed as dist
 

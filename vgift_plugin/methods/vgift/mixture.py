@@ -1,4 +1,4 @@
-"""The mixture: which index is a base record, and which sample of which task. No torch, no host."""
+"""The mixture: maps indices to base records and to samples of tasks. Imports neither torch nor a host."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from .stream import Stream
 
 
 class MixedDataset(WrappedDataset):
-    """The host's dataset with self-supervised samples after it; the host's sampler shuffles them.
+    """The host's dataset followed by self-supervised samples; the host's sampler shuffles them.
 
-    Index i below `len(base)` is the base's own sample i, untouched. The rest are the tasks' samples, task after task.
-    Every other attribute is the base's.
+    Index i below `len(base)` is the base's own sample i, unchanged. The rest are the tasks' samples, task by task.
+    Other attributes are forwarded to the base.
 
     Args:
         base: the host's dataset.
         parts: (stream, number of samples) of each task.
-        encode: turns (sample, name) into the host's item.
-        lengths: {one of the host's length attributes: its value for the samples of each task} (`modality_lengths`:
-            whitespace words, above 0 with a picture). One number a task, so that all ranks agree without painting.
+        encode: returns the host's item, given (sample, name).
+        lengths: {length attribute of the host: its value for the samples of each task} (`modality_lengths`: number of
+            words, above 0 with a picture). There is one number per task, so that all ranks agree without painting.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class MixedDataset(WrappedDataset):
         self.tally = Tally()
         self._lengths = lengths
         self._starts = list(accumulate((count for _, count in parts), initial=len(base)))
-        self._epoch = RawValue("q", 0)  # shared memory: persistent workers see it change
+        self._epoch = RawValue("q", 0)  # shared memory, so that persistent workers see changes
 
     @property
     def epoch(self) -> int:
-        """The epoch whose samples are made, from 0 up; set once, it holds in all worker processes."""
+        """The epoch of the samples, from 0 up, shared by all worker processes."""
         return self._epoch.value
 
     @epoch.setter
@@ -60,7 +60,7 @@ class MixedDataset(WrappedDataset):
         """Returns the base's index, or (stream, j) for sample j of a task. Negative indices count from the end.
 
         Raises:
-            IndexError: there is no such index.
+            IndexError: the index is out of range.
         """
         i = operator.index(index)
         i = i + len(self) if i < 0 else i
@@ -79,7 +79,7 @@ class MixedDataset(WrappedDataset):
         return self.encode(stream(self.epoch, j, self.tally), f"{stream.task.name}-{self.epoch}-{j}")
 
     def __getattr__(self, name: str) -> Any:
-        """Length attributes are the host's, then one constant for each task's samples; all others are the host's."""
+        """Returns a length attribute of the base extended by each task's constant; other attributes are forwarded."""
         if name in self.__dict__.get("_lengths", ()):
             result = list(getattr(self.base, name))
             for (_, count), length in zip(self.parts, self._lengths[name], strict=True):

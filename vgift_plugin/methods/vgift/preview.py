@@ -21,9 +21,9 @@ HEAVY_MB = 20  # larger files are slow to open and too large to mail
 
 
 def sections(flags: VgiftFlags, image_folder: str, data_path: str | None, n: int, tally: Tally) -> Iterator[Section]:
-    """Yields the first n published samples of each task, then the first n samples of epoch 0 of each task asked for.
+    """Yields the first n published samples of each task, then the first n samples of epoch 0 of each task in the flags.
 
-    They are the samples of training. Images that were redrawn are counted in `tally`.
+    These are the samples of training. Redrawn images are counted in `tally`.
     """
     if n < 1:
         raise ConfigError(f"-n {n}: at least one sample")
@@ -41,7 +41,7 @@ def sections(flags: VgiftFlags, image_folder: str, data_path: str | None, n: int
 
 @dataclass(frozen=True, kw_only=True)
 class Preview(VgiftFlags):
-    """Look at the samples that training would see, on one page that works offline; needs neither LLaVA nor torch."""
+    """Show the samples that training would see, on one page that works offline; needs neither LLaVA nor torch."""
 
     EXAMPLE: ClassVar[str] = (
         "example:\n  vgift preview --ssl_tasks rotation,color,correspondence --image_folder DIR -n 12 -o gallery.html"
@@ -61,17 +61,17 @@ def preview(flags: Any, image_folder: str, data_path: str | None, n: int, output
     """Writes the gallery page.
 
     Args:
-        flags: an object or a mapping that holds the flags.
-        image_folder: images, searched recursively; with `data_path`, what its paths are relative to.
+        flags: an object or a mapping with the flags.
+        image_folder: images, searched recursively; with `data_path`, the folder its paths are relative to.
         data_path: LLaVA records whose images are used, or None for all images in the folder.
-        n: number of samples of each task.
+        n: number of samples per task.
         output: the page, `.html`.
 
     Returns:
         one line for the terminal.
 
     Raises:
-        ConfigError: a flag or a path is wrong; nothing was written.
+        ConfigError: a flag or a path is invalid; nothing was written.
     """
     check_outputs(output)
     tally = Tally()

@@ -1,4 +1,4 @@
-"""V-GIFT's release (arXiv 2604.12966): its metadata files, how their rows are read, its pictures' names."""
+"""V-GIFT's release (arXiv 2604.12966): its metadata files, the format of their rows, and the names of its pictures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ...tasks.rotation import ANGLES_DEG, Rotation
 from ...tasks.task import Params, Task
 from .rows import RowFormat
 
-PHOTOS = ("coco/train2017", "COCO/images/train2017")  # below the image folder: LLaVA's place, and the release's
+PHOTOS = ("coco/train2017", "COCO/images/train2017")  # in the image folder, as used by LLaVA and by the release
 COLOR_SIZE_PX = 512
 
 
@@ -29,9 +29,9 @@ class PublishedTask:
 
     Attributes:
         task: the task whose samples were published.
-        format: how a row of its metadata is read.
-        files: the metadata's file names, the preferred one first.
-        parts: what follows a row's id in the names of its pictures: one of these, `_` before and `.jpg` after it.
+        format: the format of its metadata rows.
+        files: names of its metadata files, the preferred one first.
+        parts: the possible parts of its pictures' names, which are `<row's id>_<part>.jpg`.
     """
 
     task: type[Task]
@@ -40,12 +40,12 @@ class PublishedTask:
     parts: frozenset[str] = field(default_factory=frozenset)
 
     def metadata(self, folder: str) -> list[Path]:
-        """Returns those of the files that a folder holds."""
+        """Returns the metadata files that exist in a folder."""
         return [Path(folder, name) for name in self.files if Path(folder, name).is_file()]
 
 
 def _rotation(task: Rotation, row: Mapping, rng: np.random.Generator) -> Params:
-    """Reads id, source_image, rotation_degrees."""
+    """Returns the params of a row with id, source_image, rotation_degrees."""
     angle = row["rotation_degrees"]
     if angle not in ANGLES_DEG:
         raise ValueError(f"rotation_degrees is {angle!r}, not 0, 90, 180 or 270")
@@ -53,7 +53,8 @@ def _rotation(task: Rotation, row: Mapping, rng: np.random.Generator) -> Params:
 
 
 def _color(task: Color, row: Mapping, rng: np.random.Generator) -> Params:
-    """Reads id, source_image, points (label, x, y, original_color), shuffled_colors, answer_mapping."""
+    """Returns the params of a row with id, source_image, points (label, x, y, original_color), shuffled_colors,
+    answer_mapping."""
     marked, slots = row["points"], row["answer_mapping"]
     letters = list(string.ascii_uppercase[: len(marked)])
     if [point["label"] for point in marked] != letters:
@@ -75,7 +76,7 @@ def _color(task: Color, row: Mapping, rng: np.random.Generator) -> Params:
 
 
 def _correspondence(task: PhotoPairs, row: Mapping, rng: np.random.Generator) -> Params:
-    """Reads id, image1_name, image2_name, point_img1, points_img2, correspondence_index."""
+    """Returns the params of a row with id, image1_name, image2_name, point_img1, points_img2, correspondence_index."""
     candidates, answer = [_xy(text) for text in row["points_img2"]], row["correspondence_index"]
     if type(answer) is not int or not 0 <= answer < len(candidates):
         raise ValueError(f"correspondence_index {answer!r} is none of the {len(candidates)} points_img2")
@@ -89,15 +90,15 @@ def _correspondence(task: PhotoPairs, row: Mapping, rng: np.random.Generator) ->
 
 
 def _xy(text: str) -> list[int]:
-    """Reads `(123, 45)`."""
+    """Returns [123, 45] for `(123, 45)`."""
     match = re.fullmatch(r"\(\s*(\d+),\s*(\d+)\s*\)", text.strip())
     if match is None:
         raise ValueError(f"{text!r} is no point, such as '(123, 45)'")
     return [int(match[1]), int(match[2])]
 
 
-# Rotation and correspondence are painted from the pixels as they lie in the file, though the points of the latter were
-# chosen on upright photographs; color from the upright photograph.
+# Rotation and correspondence ignore the EXIF orientation, although the points of the latter were chosen on upright
+# photographs; color uses the upright photograph.
 RELEASE = (
     PublishedTask(
         Color, RowFormat(_color, ("source_image",)), ("colorization_metadata.json",), frozenset({"colorization"})
@@ -118,12 +119,12 @@ RELEASE = (
 
 
 def of_task(name: str) -> PublishedTask | None:
-    """Returns what was published of a task; None where nothing was."""
+    """Returns the published form of a task; None if it was not published."""
     return next((one for one in RELEASE if one.task.name == name), None)
 
 
 def reading(name: str) -> tuple[PublishedTask, str, str] | None:
-    """Returns (published task, row's id, part) of a published picture's name; None for any other name."""
+    """Returns (published task, row's id, part) from the name of a published picture; None for other names."""
     match = PUBLISHED.fullmatch(name.rpartition("/")[2])
     if match is None:
         return None
@@ -131,8 +132,11 @@ def reading(name: str) -> tuple[PublishedTask, str, str] | None:
 
 
 def paint(task: Task, images: list[Image.Image], params: Params, part: str) -> Image.Image:
-    """Returns the picture of a row that `part` names: as the task paints it, or one of the two pictures of the
-    two-image form (OneVision): `img1` with Q, `img2` with numbers, each photograph at its own size."""
+    """Returns the picture of a row for the given `part` of its name.
+
+    It is the task's picture, or one of the two pictures of the two-image form (OneVision): `img1` with Q, `img2` with
+    numbers, each photograph at its own size.
+    """
     if part not in ("img1", "img2"):
         return task.render(images, params)
     side = int(part == "img2")
@@ -144,5 +148,5 @@ def paint(task: Task, images: list[Image.Image], params: Params, part: str) -> I
 
 
 def with_stored_knobs(kind: type[Task], task: Any) -> Task:
-    """Returns a task of another class with those knobs of `task` that it has, too."""
+    """Returns a task of class `kind` with the knobs that it shares with `task` copied."""
     return kind(**{name: getattr(task, name) for name in kind.knobs() if hasattr(task, name)})

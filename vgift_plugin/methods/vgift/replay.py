@@ -1,8 +1,8 @@
-"""The published V-GIFT mixture as it is: its records keep their words, their pictures are painted while training.
+"""Replays the published V-GIFT mixture: records keep their texts, and their pictures are painted in training.
 
-A record whose picture is called `<id>_rot90.jpg`, `<id>_colorization.jpg` or `<id>_correspondence.jpg` (or the pair
-`<id>_img1.jpg`, `<id>_img2.jpg`) and whose id stands in the metadata is painted from its source photographs, to the
-pixel as the release's reconstruction scripts draw it before they compress it as JPEG.
+A record whose picture is named `<id>_rot90.jpg`, `<id>_colorization.jpg` or `<id>_correspondence.jpg` (or the pair
+`<id>_img1.jpg`, `<id>_img2.jpg`) and whose id is in the metadata is painted from its source photographs. The pixels
+equal those of the release's reconstruction scripts before JPEG compression.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from .rows import RowSource
 
 
 def photo_folder(given: str | None, image_folder: str | None) -> str:
-    """Returns the folder of the source photographs: `--ssl_image_folder`, else one of `PHOTOS` below the image folder.
+    """Returns the folder of the source photographs: `--ssl_image_folder`, else one of `PHOTOS` in the image folder.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the folder does not exist.
     """
     candidates = [given] if given is not None else [str(Path(image_folder or "", name)) for name in PHOTOS]
     for candidate in candidates:
@@ -44,14 +44,15 @@ class Replay:
     """Finds and paints the published samples among LLaVA records.
 
     Args:
-        metadata: folder with the published metadata files, some or all of them.
+        metadata: folder with some or all of the published metadata files.
         photos: folder of the source photographs.
         records: LLaVA's `list_data_dict`.
-        image_folder: what the records' pictures are relative to.
+        image_folder: the folder the records' pictures are relative to.
 
     Raises:
-        ConfigError: no metadata file; a malformed row or a missing photograph; records of published samples that
-            neither metadata nor image folder has, or whose answer is not their metadata's.
+        ConfigError: there is no metadata file; a row is malformed or a photograph missing; records of published
+            samples are found neither in the metadata nor in the image folder, or their answer differs from the
+            metadata.
     """
 
     def __init__(self, metadata: str, photos: str, records: Sequence[dict], image_folder: str | None):
@@ -64,7 +65,7 @@ class Replay:
             raise ConfigError(f"--ssl_replay {metadata}: there is no metadata file in this folder; known are {known}")
         self._source = np.full(len(records), -1, np.int8)
         self._row = np.full(len(records), -1, np.int32)
-        unknown: dict[str, None] = {}  # in their order
+        unknown: dict[str, None] = {}  # an ordered set
         contradicting = []
         for position, record in enumerate(records):
             names = _names(record)
@@ -81,14 +82,14 @@ class Replay:
         self._refuse(absent(image_folder or "", unknown), contradicting, image_folder)
 
     def _place(self, published: PublishedTask, id: str, part: str) -> tuple[int, int] | None:
-        """Returns (number of the source, of the row in it) that a picture is of; None where no row has its id."""
+        """Returns (number of the source, number of the row in it) of a picture; None if no row has its id."""
         for number, source in enumerate(self.sources):
             if type(source.task) is published.task and (row := source.find(id)) >= 0:
                 return number, row
         return None
 
     def _contradiction(self, position: int, record: dict) -> str | None:
-        """Returns the answer by the metadata where the record has another one."""
+        """Returns the metadata's answer if the record has another one; None otherwise."""
         source, params = self.params(position)
         return None if source.task.score(_answer(record), params) == 1 else source.task.response(params)
 
@@ -118,7 +119,7 @@ class Replay:
         return bool(self._row[position] >= 0)
 
     def task(self, position: int) -> Task:
-        """Returns the task a published sample is of."""
+        """Returns the task of a published sample."""
         return self.sources[self._source[position]].task
 
     def positions(self) -> Iterator[tuple[Task, np.ndarray]]:
@@ -129,17 +130,17 @@ class Replay:
                 yield source.task, places
 
     def counts(self) -> dict[str, int]:
-        """Returns {task: published samples among the records}."""
+        """Returns {task: number of published samples among the records}."""
         result: Counter[str] = Counter()
         for task, places in self.positions():
             result[task.name] += len(places)
         return dict(result)
 
     def pictures(self, position: int, record: dict) -> list[Image.Image]:
-        """Paints the pictures of a published sample, in the order of the record: one, or two in the two-image form.
+        """Returns the painted pictures of a published sample, in the record's order: one, or two in the two-image form.
 
         Raises:
-            TaskError: a source photograph cannot be used; naming picture, row and photograph.
+            TaskError: a source photograph cannot be used; picture, metadata file and photograph are named.
         """
         source, row = self._at(position)
         try:
@@ -153,12 +154,12 @@ class Replay:
         return [paint(source.task, images, params, part) for part in parts]
 
     def params(self, position: int) -> tuple[RowSource, Params]:
-        """Returns where a published sample comes from, and its params."""
+        """Returns the source and the params of a published sample."""
         source, row = self._at(position)
         return source, source.format.read(source.task, row, generator(0, "replay"))
 
     def sample(self, position: int, record: dict) -> Sample:
-        """Returns a published sample in the words of its record, its first picture, and the params behind it."""
+        """Returns a published sample with its record's texts, its first picture and its params."""
         source, params = self.params(position)
         text = record["conversations"][0]["value"].replace("<image>", "").strip()
         picture = self.pictures(position, record)[0]
@@ -177,13 +178,13 @@ def _answer(record: dict) -> str:
 
 
 class ReplayedDataset(WrappedDataset):
-    """The host's dataset with its published samples painted instead of read. Every other attribute is the host's.
+    """The host's dataset with published samples painted instead of read. Other attributes are forwarded to it.
 
     Args:
-        base: the host's dataset, or one around it.
+        base: the host's dataset, or a wrapper around it.
         records: the base records.
         replay: the published samples among them.
-        encode: turns (record, pictures, task's name) into the host's item.
+        encode: returns the host's item, given (record, pictures, name of the task).
     """
 
     def __init__(

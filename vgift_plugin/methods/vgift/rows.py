@@ -22,13 +22,13 @@ from ...tasks.task import PairTask, Params, Task
 
 @dataclass(frozen=True)
 class RowFormat:
-    """How a task's rows are read.
+    """The format of a task's rows.
 
     Attributes:
         read: (task, row, rng) -> params. It makes the choices that the row leaves open; KeyError, TypeError and
             ValueError mean that the row is malformed.
-        sources: the keys of a row that name its photographs, in the order `render` takes them.
-        upright: whether the photographs are turned upright by EXIF, or taken as their pixels lie in the file.
+        sources: the keys of a row that name its photographs, in the order of `render`.
+        upright: whether the EXIF orientation of photographs is applied.
     """
 
     read: Callable[[Any, Mapping[str, Any], np.random.Generator], Params]
@@ -44,16 +44,16 @@ PAIRS = RowFormat(_match, ("image1", "image2"))  # of `vgift pairs`
 
 
 class RowSource:
-    """Rows as one task reads them, and the photographs they name. Every row is read once, before it is needed.
+    """The rows of one task, and the photographs they name. Every row is checked when the source is created.
 
     Args:
         path: the file of rows.
-        task: whose samples they are.
-        format: how they are read.
+        task: the task of these samples.
+        format: the format of the rows.
         root: the folder that the names of photographs are relative to.
 
     Raises:
-        ConfigError: a row is malformed, or names a photograph outside the folder or one that is missing.
+        ConfigError: a row is malformed, an id is repeated, or a photograph is missing or outside the folder.
     """
 
     def __init__(self, path: str | Path, task: Task, format: RowFormat, root: str):
@@ -65,7 +65,7 @@ class RowSource:
                 names.update(dict.fromkeys(inside(row[key]) for key in format.sources))
                 ids.append(str(row.get("id", number)))
                 format.read(task, row, rng)
-            except UnsuitableImage:  # of this draw; it is drawn again in training
+            except UnsuitableImage:  # only this draw is unsuitable; training redraws
                 pass
             except (KeyError, TypeError, ValueError, AttributeError) as err:
                 what = f"{err} is missing" if isinstance(err, KeyError) else str(err)
@@ -92,10 +92,10 @@ class RowSource:
         return len(self.rows)
 
     def split(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the numbers of the rows to train on, and of those held out.
+        """Returns the indices of the rows to train on and of those held out.
 
-        A row is held out with its first photograph (see `is_held_out`), and trained on where none of its photographs is
-        held out; so a row of two photographs may be neither.
+        A row is held out if its first photograph is (see `is_held_out`), and trained on if none of its photographs is;
+        so a row of two photographs may be neither.
         """
         held = np.array([[is_held_out(row[key]) for key in self.format.sources] for row in self.rows])
         return np.flatnonzero(~held.any(axis=1)), np.flatnonzero(held[:, 0])
@@ -110,11 +110,11 @@ class RowSource:
         return some
 
     def fingerprint(self) -> str:
-        """Returns number and hash of the rows: equal rows give equal samples, wherever their photographs lie."""
+        """Returns the number and hash of the rows; sources with equal fingerprints give equal samples."""
         return fingerprint(map(json.dumps, self.rows))
 
     def find(self, id: str) -> int:
-        """Returns the number of the row with this id, -1 where there is none."""
+        """Returns the index of the row with this id, or -1."""
         place = int(np.searchsorted(self._ids, id.encode()))
         return int(self._order[place]) if place < len(self._ids) and self._ids[place] == id.encode() else -1
 
@@ -123,6 +123,6 @@ class RowSource:
         return [os.path.join(self.root, inside(row[key])) for key in self.format.sources]
 
     def load(self, row: dict, rng: np.random.Generator) -> tuple[list[Image.Image], Params]:
-        """Opens a row's photographs and reads its choices; see `open_photo` and `RowFormat.read`."""
+        """Returns a row's photographs and its params; see `open_photo` and `RowFormat.read`."""
         images = [open_photo(path, self.format.upright) for path in self.paths(row)]
         return images, self.format.read(self.task, row, rng)

@@ -1,4 +1,4 @@
-"""The self-test: before the first step, samples must come out of the host with their answer as the only labels."""
+"""The self-test before the first step: the host's labels of a sample must be exactly its answer."""
 
 from __future__ import annotations
 
@@ -17,23 +17,21 @@ SAMPLES = 4  # of each task: wordings and answers differ between them
 
 
 def self_test(stream: Stream, encoder: Any, template: ChatTemplate, tokenizer: Any, host: Host) -> Sample:
-    """Sends a few samples through the host: the unmasked labels must decode to the answer, the rest hold the question,
-    and of tasks with marked points no part of the picture may be lost.
+    """Checks how the host encodes a few samples, and returns the first of them.
 
-    LLaVA masks every label of a sample whose tokenisation surprises it, prints a line, and trains on nothing.
+    The unmasked labels must decode to the answer, the input must contain the question, and for tasks that need the
+    whole picture no corner may be cut off. If the tokenisation of a sample is not as LLaVA expects, it masks all
+    labels, prints a line, and trains on nothing.
 
     Args:
         stream: the task's samples.
-        encoder: `sample(sample, name)` makes the host's items.
+        encoder: its `sample(sample, name)` returns the host's items.
         template: the run's chat template.
-        tokenizer: the run's.
+        tokenizer: the run's tokenizer.
         host: the training code's family.
 
-    Returns:
-        the first of the samples.
-
     Raises:
-        SelfTestError: naming task, template and tokenizer, and what was found.
+        SelfTestError: a check failed; the error names task, template, tokenizer and what was found.
     """
     who = (
         f"task {stream.task.name} with template {template.names[0]!r} and tokenizer "
@@ -59,7 +57,7 @@ def self_test(stream: Stream, encoder: Any, template: ChatTemplate, tokenizer: A
             raise SelfTestError(
                 f"{who}: the labels decode to {text!r} instead of the answer {sample.response!r}. {unfit}"
             )
-        ids = [token for token in host.visible_ids(item["input_ids"]) if token >= 0]  # without the picture's place
+        ids = [token for token in host.visible_ids(item["input_ids"]) if token >= 0]  # without the picture's tokens
         seen = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
         if "".join(sample.instruction.split()) not in "".join(seen.split()):
             raise SelfTestError(
@@ -75,7 +73,7 @@ def self_test(stream: Stream, encoder: Any, template: ChatTemplate, tokenizer: A
 
 
 def hidden_corners(sample: Sample, encoder: Any) -> list[str]:
-    """Returns the corners of a sample's picture that leave no trace in what the host makes of it."""
+    """Returns the corners of a sample's picture that do not affect the host's item."""
 
     def pixels(image: Image.Image) -> bytes:
         item = encoder.sample(replace(sample, image=image), f"{sample.task}-corner")

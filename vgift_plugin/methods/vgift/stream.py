@@ -1,4 +1,4 @@
-"""The samples of one task, as a function of (seed, epoch, j). No torch, no host."""
+"""The samples of one task as a function of (seed, epoch, j). Imports neither torch nor a host."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ MAX_REDRAWS = 10
 
 @dataclass(frozen=True)
 class Stream:
-    """Makes sample j of one task: a pure function of (seed, epoch, j), the same in every process and order.
+    """Creates sample j of one task: a pure function of (seed, epoch, j), the same in every process and order.
 
-    Photographs are drawn without replacement until all were used, in another order each time round and each epoch.
+    Photographs are drawn without replacement until all are used, in a new order for each round and epoch.
 
     Attributes:
-        task: what is made.
+        task: the task.
         source: the photographs.
         seed: the run's `--ssl_seed`.
     """
@@ -41,17 +41,17 @@ class Stream:
 
     @property
     def needs(self) -> int:
-        """How many entries of the source one sample takes."""
+        """Number of entries of the source per sample."""
         return self.task.images
 
     def picks(self, epoch: int, j: int, attempt: int = 0) -> list[int]:
-        """Returns the numbers of the photographs of sample j, all different; `attempt` counts the redraws."""
+        """Returns the indices of the photographs of sample j, all different; `attempt` counts the redraws."""
         size, need = len(self.source), self.needs
         chosen: list[int] = []
         for position in range(j * need, j * need + need):
             round_, offset = divmod(position, size)
             pick = permute(offset, size, self.seed, epoch, self.task.name, round_, attempt)
-            while pick in chosen:  # only where one round ends and the next begins within a sample
+            while pick in chosen:  # only if a new round begins within a sample
                 pick = (pick + 1) % size
             chosen.append(pick)
         return chosen
@@ -62,11 +62,11 @@ class Stream:
         Args:
             epoch: from 0 up.
             j: from 0 up.
-            on_redraw: told the task's name, the reason and the paths, for every unsuitable draw.
+            on_redraw: called with the task's name, the reason and the paths for every unsuitable draw.
 
         Raises:
             NoSuitableImageError: the first draw and ten redraws were all unsuitable.
-            TaskError: the task failed otherwise; its cause is chained.
+            TaskError: the task failed for another reason, which is chained.
         """
         tried: list[str] = []
         for attempt in range(1 + MAX_REDRAWS):
@@ -108,10 +108,10 @@ class Stream:
 
 @dataclass(frozen=True)
 class RowStream(Stream):
-    """Makes samples of stored choices instead of drawing them: published metadata, or matched pairs of photographs.
+    """Creates samples from stored choices: published metadata, or matched pairs of photographs.
 
     Attributes:
-        source: the rows; drawn as photographs are, without replacement until all were used.
+        source: the rows, drawn like photographs without replacement until all are used.
     """
 
     source: RowSource

@@ -1,4 +1,4 @@
-"""From flags to streams: which photographs, rows or pairs the samples of each task are made of."""
+"""Creates streams from flags: the photographs, rows or pairs used for the samples of each task."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .stream import RowStream, Stream
 
 
 def find_replay(flags: VgiftFlags, records: Sequence[dict], image_folder: str | None) -> Replay | None:
-    """Returns the published samples among the records; None without `--ssl_replay`, or where there are none.
+    """Returns the published samples among the records; None without `--ssl_replay`, or if there are none.
 
     Raises:
-        ConfigError: see `Replay`; or there are none and no task could draw from the metadata either.
+        ConfigError: see `Replay`; or there are none, and no task is given that could draw from the metadata.
     """
     if flags.ssl_replay is None:
         return None
@@ -44,7 +44,7 @@ def streams(
     image_folder: str | None,
     replay: Replay | None,
 ) -> list[Stream]:
-    """Returns the stream of each task that training draws from, in the order asked for; see `split_streams`."""
+    """Returns the training stream of each task, in the order of the flags; see `split_streams`."""
     return [trained for trained, _ in split_streams(flags, specs, records, image_folder, replay)]
 
 
@@ -55,23 +55,23 @@ def split_streams(
     image_folder: str | None,
     replay: Replay | None,
 ) -> list[tuple[Stream, Stream | None]]:
-    """Returns, for each task in the order asked for, what training draws from and what is held out for evaluation.
+    """Returns the training stream and the held-out stream of each task, in the order of the flags.
 
     Args:
         flags: the run's flags.
-        specs: the tasks they ask for.
-        records: LLaVA records; None where there are none.
-        image_folder: what the records' pictures are relative to; without records, the folder to make samples of.
-        replay: the published samples among the records. Where there are some, `--ssl_replay` is about them; where there
-            are none, the tasks draw from the metadata.
+        specs: the tasks of the flags.
+        records: LLaVA records, or None.
+        image_folder: the folder the records' pictures are relative to; without records, the folder of photographs.
+        replay: the published samples among the records. If it is None, tasks with published metadata draw from
+            `--ssl_replay`.
 
     Returns:
-        (training's stream, held-out stream or None without `--ssl_eval_samples`). A task's two share no photograph.
-        What is drawn from rows is always divided by the hash; `--ssl_eval_image_folder` is for the other tasks.
+        (training stream, held-out stream, or None without `--ssl_eval_samples`) for each task. The two share no
+        photograph. Rows are always split by hash; `--ssl_eval_image_folder` applies to the other tasks.
 
     Raises:
-        ConfigError: photographs or rows are missing or unusable; a flag fits none of the tasks; a photograph would be
-            both trained on and held out.
+        ConfigError: photographs or rows are missing or unusable, a flag fits none of the tasks, or a photograph would
+            be both trained on and held out.
     """
 
     @cache
@@ -110,7 +110,7 @@ def split_streams(
 
 
 def _rows(flags: VgiftFlags, task: Task, image_folder: str | None, replay: Replay | None) -> RowSource | None:
-    """Returns the rows a task's samples are stored in; None where they are made of photographs."""
+    """Returns the rows that store a task's samples; None if they are drawn from photographs."""
     if flags.ssl_pairs is not None and task.pairs is not None:
         folder = flags.ssl_image_folder or image_folder or ""
         return RowSource(flags.ssl_pairs, with_stored_knobs(task.pairs, task), PAIRS, folder)
@@ -132,7 +132,7 @@ def _split_rows(rows: RowSource, flags: VgiftFlags) -> tuple[RowSource, RowSourc
 
 
 def _divided(source):
-    """Returns the part of a source to train on and the part held out."""
+    """Returns the training part and the held-out part of a source."""
     trained, held_out = source.split()
     if not len(trained) or not len(held_out):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""V-GIFT in a training run: the mixture that the host's trainer gets, and what is said about it."""
+"""V-GIFT in a training run: the mixture for the host's trainer, and its description."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 def plan(flags: VgiftFlags, run: Run) -> MixturePlan | None:
-    """Returns the mixture to be made; None with `--ssl_ratio 0`. See `methods.base.Method`.
+    """Returns the plan for the mixture; None with `--ssl_ratio 0` and no `--ssl_replay`. See `methods.base.Method`.
 
     Raises:
         ConfigError: there are no images for the tasks, or published samples cannot be painted.
@@ -58,14 +58,14 @@ def plan(flags: VgiftFlags, run: Run) -> MixturePlan | None:
 
 
 def record_words(record: dict) -> str:
-    """Returns what makes a record: its id, the names of its pictures without their folder, its turns."""
+    """Returns text that identifies a record: its id, the names of its pictures without folders, and its turns."""
     image = record.get("image")
     names = [str(name).rpartition("/")[2] for name in (image if isinstance(image, list) else [image])]
     return "\0".join([str(record.get("id")), *names, *(str(said(turn)) for turn in record.get("conversations") or ())])
 
 
 def fitted(task: Task, run: Run) -> Task:
-    """Returns a task painted so large that the host does not enlarge its pictures; see `Host.grid`."""
+    """Returns the task, scaled up if necessary so that the host does not enlarge its pictures; see `Host.grid`."""
     grid, size_px = run.host.grid(run.base), task.picture_px
     if grid is None or size_px is None or size_px**2 >= grid[1]:
         return task
@@ -80,9 +80,9 @@ class MixturePlan:
     Attributes:
         flags: the run's flags.
         parts: (stream, number of samples) of each task.
-        held_out: what is evaluated on.
+        held_out: the streams to evaluate on.
         replay: the published samples among the base records.
-        facts: what all ranks must hold alike.
+        facts: see `methods.base.Plan`.
     """
 
     flags: VgiftFlags
@@ -92,10 +92,10 @@ class MixturePlan:
     facts: dict[str, str]
 
     def apply(self, run: Run) -> None:
-        """Tests each task, mixes its samples in, and adds what reports on them.
+        """Tests each task, mixes its samples in, and adds the callbacks that report on them.
 
         Raises:
-            NoSuitableImageError, SelfTestError: a task cannot be trained on in this run.
+            NoSuitableImageError, SelfTestError: a task cannot be used in this run.
         """
         if not self.parts and self.replay is None:
             return
@@ -114,7 +114,7 @@ class MixturePlan:
         if self.replay is not None:
             dataset = ReplayedDataset(dataset, run.host.records(run.base), self.replay, encode.record)
             for _, positions in self.replay.positions():
-                dataset[int(positions[0])]  # one of each is painted before it is needed
+                dataset[int(positions[0])]  # paints one of each as a check
         mixed = MixedDataset(dataset, self.parts, encode.sample, lengths)
         passed = "; each task passed its self-test" if self.parts else ""
         logger.info("self-supervised samples are mixed in%s\n%s", passed, mix_table(mix))
@@ -130,7 +130,7 @@ class MixturePlan:
             evaluated(run, sets, accuracy, self.flags.ssl_eval_steps)
 
     def _warn_of_small_pictures(self, run: Run) -> None:
-        """Warns where the vision tower sees more than a task paints, and the host would enlarge its pictures."""
+        """Warns if the vision tower's input is larger than a task's pictures, so that the host would enlarge them."""
         seen_px, words = run.host.seen_px(run.data_args)
         for stream, _ in self.parts:
             size_px = stream.task.picture_px
@@ -146,11 +146,11 @@ class MixturePlan:
 
 @dataclass
 class TaskEncoder:
-    """Encodes samples and published records, and notes on their tokens which task they are of.
+    """Encodes samples and published records, and marks their tokens with the number of their task.
 
     Attributes:
-        encoder: makes the host's items.
-        names: `base`, then the tasks; their places are their numbers.
+        encoder: returns the host's items.
+        names: `base`, then the tasks; their positions are their numbers.
     """
 
     encoder: Any
@@ -161,7 +161,7 @@ class TaskEncoder:
         return with_facts(self.encoder.sample(sample, name), task=self.names.index(sample.task))
 
     def record(self, record: dict, pictures: list[Image.Image], task: str) -> Any:
-        """Returns the host's item for a task's record with these pictures in the place of its own."""
+        """Returns the host's item for a task's record with the given pictures instead of its own."""
         return with_facts(self.encoder.record(record, pictures), task=self.names.index(task))
 
 
@@ -172,7 +172,7 @@ def describe(
     replay: Replay | None,
     held_out: list[Stream],
 ) -> dict[str, Any]:
-    """Returns what `vgift_mix.json` holds: flags, counts, shares, chance levels, knobs, and where samples come from."""
+    """Returns the content of `vgift_mix.json`: flags, counts, shares, chance levels, knobs and sources."""
     total = len(run.base) + sum(count for _, count in parts)
     mix = {
         "vgift_plugin": __version__,

@@ -1,4 +1,4 @@
-"""ViTP (arXiv 2509.17562): visual tokens dropped while training, and the vision tower trained."""
+"""ViTP (arXiv 2509.17562): drops visual tokens in training, and trains the vision tower."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ViTP:
         return " and ".join(f"--{name}" for name in names)
 
     def check(self, flags: ViTPFlags, host: Host, module: ModuleType) -> None:
-        """Nothing beyond the flags: the model is not there yet."""
+        """Checks nothing: the model does not exist yet."""
 
     def plan(self, flags: ViTPFlags, run: Run) -> Plan | None:
         from .training import plan

@@ -1,4 +1,4 @@
-"""The step inside the model that drops visual tokens while it trains."""
+"""The step inside the model that drops visual tokens in training."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from .token_drop import choose, shorten
 
 
 class DropTokens(Step):
-    """Drops visual tokens after the projector, in training alone.
+    """Drops visual tokens after the projector, in training only.
 
-    Separators that a host puts between the rows of a picture count as visual tokens. Position ids are handed on with
-    gaps. Llama and its likes in transformers 4.36 and 4.37 make their rotary table as long as the (now shorter)
-    sequence and look positions up in it: their modules are asked for the longer table.
+    Separators that a host puts between the rows of a picture count as visual tokens. The remaining tokens keep their
+    position ids. In transformers 4.36 and 4.37, Llama and similar models look up positions in a rotary table as long as
+    the (now shorter) sequence, so a longer table is requested from them.
 
     Args:
         host: the training code's family.
         ratio: share of a sample's visual tokens to drop, 0 < ratio < 1.
-        prob: chance of a sample to have any dropped, in [0, 1].
+        prob: probability that tokens of a sample are dropped, in [0, 1].
     """
 
     def __init__(self, host: Host, ratio: float, prob: float = 1.0):
@@ -38,10 +38,10 @@ class DropTokens(Step):
         self._hooks: list[Any] = []
 
     def attach(self, module: nn.Module) -> None:
-        """Checks that positions can be kept, and hooks the rotary tables.
+        """Checks that tokens can keep their positions, and hooks the rotary tables.
 
         Raises:
-            ConfigError: the model takes no position ids, so that what is dropped would move the rest.
+            ConfigError: the model takes no position ids, so dropping tokens would shift the rest.
         """
         if "position_ids" not in inspect.signature(type(module).forward).parameters:
             raise ConfigError(
@@ -57,13 +57,13 @@ class DropTokens(Step):
                 self._hooks.append(part.register_forward_pre_hook(self._lengthen, with_kwargs=True))
 
     def detach(self) -> None:
-        """Takes the hooks off."""
+        """Removes the hooks."""
         while self._hooks:
             self._hooks.pop().remove()
         self._longest = 0
 
     def begin(self, info: StepInfo) -> None:
-        """Notes which forward this is."""
+        """Stores the facts about this forward pass."""
         self._info = info
 
     def prepared(self, prepared: Prepared) -> Prepared:
@@ -76,7 +76,7 @@ class DropTokens(Step):
         valid, positions = prepared.attention_mask.bool(), prepared.position_ids
         if positions is None:
             positions = (valid.long().cumsum(1) - 1).clamp(min=0)
-        positions = positions.expand(valid.shape)  # LLaVA-NeXT's --use_pos_skipping gives one row for all
+        positions = positions.expand(valid.shape)  # LLaVA-NeXT's --use_pos_skipping gives one row for all samples
         self._longest = max(self._longest, int(positions.max()) + 1)
         columns, valid = shorten(keep & valid, self._left)
         rows = torch.arange(len(keep), device=columns.device)[:, None]

@@ -1,4 +1,4 @@
-"""`vgift export-tower`: the vision tower of a LLaVA checkpoint as a plain CLIPVisionModel folder."""
+"""`vgift export-tower`: writes the vision tower of a LLaVA checkpoint as a plain CLIPVisionModel folder."""
 
 from __future__ import annotations
 
@@ -66,16 +66,16 @@ def export_tower(checkpoint: str, output: str, model_base: str | None = None, vi
     """Writes the tower of a checkpoint: safetensors, config, image processor and a model card.
 
     Args:
-        checkpoint: folder that LLaVA's training or its merge_lora_weights.py wrote: full, LoRA, or DeepSpeed's own.
+        checkpoint: folder written by LLaVA's training or its merge_lora_weights.py: full, LoRA, or DeepSpeed's own.
         output: a new folder.
-        model_base: for LoRA, the model it was trained from; asked for the tower where it stayed frozen.
-        vision_tower: where the original tower lies; by default what the checkpoint's config says.
+        model_base: for LoRA, the model it was trained from; its tower is used if the checkpoint has none.
+        vision_tower: the original tower; by default the one in the checkpoint's config.
 
     Returns:
         a sentence for the terminal.
 
     Raises:
-        ConfigError: a folder is not as it should be, or there is no trained tower in it; nothing was written.
+        ConfigError: a folder is not usable, or contains no trained tower; nothing was written.
     """
     from transformers import CLIPImageProcessor, CLIPVisionModel
 
@@ -86,7 +86,7 @@ def export_tower(checkpoint: str, output: str, model_base: str | None = None, vi
     if not original:
         raise ConfigError(f"{checkpoint}/config.json names no mm_vision_tower: this is no checkpoint of a LLaVA")
     tensors, files, source = _first_with_tower(checkpoint, model_base, original, settings)
-    settings = _settings(source)  # of the run that made these weights: its flags are on the card
+    settings = _settings(source)  # of the run that wrote these weights: its flags go on the card
     try:
         tower = CLIPVisionModel.from_pretrained(original)
         processor = CLIPImageProcessor.from_pretrained(original)
@@ -111,7 +111,7 @@ def export_tower(checkpoint: str, output: str, model_base: str | None = None, vi
             f"{checkpoint}: its vision tower is the original one, {original}, unchanged: {why}. Use that one."
         )
     tower.to(next(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()))
-    tower.load_state_dict(tensors, strict=False)  # what a checkpoint leaves out was frozen: the original's
+    tower.load_state_dict(tensors, strict=False)  # tensors missing in the checkpoint were frozen
     card = CARD.substitute(
         name=Path(checkpoint).resolve().name,
         version=f"vgift-plugin {__version__}",
@@ -142,7 +142,7 @@ def export_tower(checkpoint: str, output: str, model_base: str | None = None, vi
 
 @dataclass(frozen=True)
 class ExportTower:
-    """Take the trained vision tower out of a checkpoint: a plain CLIPVisionModel folder."""
+    """Extract the trained vision tower of a checkpoint, as a plain CLIPVisionModel folder."""
 
     EXAMPLE: ClassVar[str] = (
         "example:\n  vgift export-tower checkpoints/llava-v1.5-7b -o tower\n\n"
@@ -166,7 +166,7 @@ class ExportTower:
 def _settings(checkpoint: str) -> dict[str, Any]:
     if not Path(checkpoint).is_dir():
         raise ConfigError(f"{checkpoint}: there is no such folder")
-    for folder in (Path(checkpoint), Path(checkpoint).parent):  # a checkpoint-N of a LoRA run has none of its own
+    for folder in (Path(checkpoint), Path(checkpoint).parent):  # a checkpoint-N of a LoRA run has no config.json
         if (folder / "config.json").is_file():
             return _json(folder / "config.json")
     raise ConfigError(f"{checkpoint}: there is no config.json in it, so it is no checkpoint of a LLaVA")
@@ -182,13 +182,13 @@ def _json(path: Path) -> dict[str, Any]:
 def _first_with_tower(
     checkpoint: str, model_base: str | None, original: str, settings: dict[str, Any]
 ) -> tuple[dict[str, Tensor], list[str], str]:
-    """Returns the tower, the files it lies in and the folder of these files: the checkpoint's, else its base's."""
+    """Returns the tower's tensors, their files and the folder of these files: the checkpoint, else its base."""
     for folder in filter(None, (checkpoint, model_base)):
         tensors, files = tower_tensors(Path(folder))
         if tensors:
             return tensors, [str(Path(folder).resolve().name + "/" + file) for file in files], folder
         if (Path(folder) / "adapter_config.json").is_file() and not (Path(folder) / NON_LORA).is_file():
-            raise ConfigError(  # its base's tower may be another one
+            raise ConfigError(  # the tower of its base may differ
                 f"{folder}: there are no weights of a vision tower in it: of a LoRA run LLaVA writes what was trained "
                 f"beside the adapter when training ends ({NON_LORA}), not into checkpoint-N. Name the run's output "
                 "folder"
@@ -205,14 +205,12 @@ def _first_with_tower(
 
 
 def tower_tensors(folder: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """Returns a checkpoint's tower under CLIP's own names, and the files it lies in; both empty where it has none.
+    """Returns a checkpoint's tower under CLIP's own names, and the files it is in; both empty if it has none.
 
-    The tensors are read out of the files one by one, the language model is left there; only DeepSpeed's converter has
-    to put the whole model together.
+    Only the tensors of the tower are read; DeepSpeed's converter, however, has to assemble the whole model.
 
     Raises:
-        ConfigError: a file is missing or broken; or there is only DeepSpeed's own checkpoint and no DeepSpeed to read
-            it.
+        ConfigError: a file is missing or broken, or DeepSpeed is not installed and there is only its own checkpoint.
     """
     from safetensors import SafetensorError
 
@@ -234,7 +232,7 @@ def tower_tensors(folder: Path) -> tuple[dict[str, Tensor], list[str]]:
 
 
 def _weight_files(folder: Path) -> list[str]:
-    """Returns the files that hold weights, only those with parts of a tower where an index says so."""
+    """Returns the files that hold weights; if there is an index, only those with parts of a tower."""
     files: list[str] = []
     for one in (SAFE, BIN):
         index = folder / f"{one}.index.json"
@@ -285,7 +283,7 @@ def _of_deepspeed(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def _equal(tensor: Tensor, original: Tensor) -> bool:
-    """Tells whether a tensor is the original, or that in halves, as training may have rounded it."""
+    """Returns whether a tensor equals the original, or the original rounded to bfloat16 or float16 by training."""
     kinds = (tensor.dtype, torch.bfloat16, torch.float16)
     return any(torch.equal(tensor, original.to(kind).to(tensor.dtype)) for kind in kinds)
 
@@ -299,7 +297,7 @@ def _flag_words(settings: dict[str, Any]) -> str:
 
 
 def _part_words(same: list[str], names: list[str]) -> str:
-    """Returns the parts of the tower all of whose tensors are in `same`."""
+    """Returns text listing the parts of the tower with all their tensors in `same`."""
 
     def part(name: str) -> str:
         block = re.search(r"encoder\.layers\.(\d+)\.", name)

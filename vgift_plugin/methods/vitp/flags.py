@@ -10,7 +10,7 @@ from ..base import MethodFlags
 
 @dataclass(frozen=True)
 class ViTPFlags(MethodFlags):
-    """What a user writes to drop visual tokens and to train the tower."""
+    """Flags for dropping visual tokens and for training the tower."""
 
     visual_token_drop: float = option(
         0.0, "share of each sample's visual tokens that training drops, 0 to below 1: ViTP's ratio, 0.75 in the paper"
@@ -24,7 +24,7 @@ class ViTPFlags(MethodFlags):
 
     @property
     def drops_tokens(self) -> bool:
-        """Whether any visual token is ever to be dropped."""
+        """Whether any visual tokens may be dropped."""
         return self.visual_token_drop > 0 and self.visual_token_drop_prob > 0
 
     def mistakes(self) -> list[str]:

@@ -1,8 +1,8 @@
-"""Dropping visual tokens (ViTP, arXiv 2509.17562, section 3.2): which ones stay, and the shorter sequences that leaves.
+"""Dropping visual tokens (ViTP, arXiv 2509.17562, section 3.2): the tokens kept, and the shortened sequences.
 
-A batch is (batch, length) columns: text, image tokens and padding on one side. Of each sample's image tokens, over all
-its pictures together, ceil((1 - ratio) · n) stay, chosen uniformly, in their order and with the positions they had. So
-576 tokens and 0.75 leave 144.
+A batch is (batch, length) columns: text, image tokens, and padding on one side. Of the n image tokens in all pictures
+of a sample, ceil((1 - ratio) · n) are kept, chosen uniformly, in order and with their positions: 576 tokens and 0.75
+leave 144.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from torch import Tensor
 
 
 def kept_count(n: int, ratio: float) -> int:
-    """Returns ceil((1 - ratio) · n), the ratio taken as written: of 10 tokens, 0.7 leaves 3."""
+    """Returns ceil((1 - ratio) · n) for the exact decimal ratio: of 10 tokens, 0.7 leaves 3."""
     return math.ceil((1 - Fraction(str(ratio))) * n)
 
 
 def choose(image: Tensor, ratio: float, prob: float, generator_of: Callable[[int], np.random.Generator]) -> Tensor:
-    """Returns the columns that stay, as booleans (batch, length): all but the dropped image tokens.
+    """Returns a mask of the columns kept, booleans (batch, length): all but the dropped image tokens.
 
     Args:
-        image: which columns are image tokens, booleans (batch, length).
+        image: mask of the image tokens, booleans (batch, length).
         ratio: share of them to drop, 0 <= ratio < 1.
-        prob: chance of a sample to have any dropped, in [0, 1]; one coin a sample.
-        generator_of: the number of a sample in the batch -> its own generator.
+        prob: probability that tokens of a sample are dropped, in [0, 1]; drawn once per sample.
+        generator_of: returns the generator of a sample, given its number in the batch.
     """
     keep = torch.ones_like(image, device="cpu")
     for row, columns in enumerate(image.cpu()):
@@ -41,14 +41,14 @@ def choose(image: Tensor, ratio: float, prob: float, generator_of: Callable[[int
 
 
 def shorten(stays: Tensor, left: bool) -> tuple[Tensor, Tensor]:
-    """Returns which columns make the shorter batch, as short as its longest sample allows.
+    """Returns the columns of the shortened batch, which is as long as its longest sample.
 
     Args:
-        stays: booleans (batch, length), False for what is dropped and for padding.
-        left: whether padding goes to the left.
+        stays: booleans (batch, length), False for dropped tokens and padding.
+        left: whether padding is on the left.
 
     Returns:
-        (columns, valid), both (batch, new length): the number of the old column, in order; False where that is padding.
+        (columns, valid), both (batch, new length): the indices of the old columns, in order; False for padding.
     """
     length = int(stays.sum(1).max())
     order = torch.argsort((stays if left else ~stays).to(torch.uint8), dim=1, stable=True)

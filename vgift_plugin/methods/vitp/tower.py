@@ -1,4 +1,4 @@
-"""Training the vision tower: LLaVA freezes it twice, by `requires_grad_(False)` and by a forward under `no_grad`."""
+"""Training of the vision tower, which LLaVA freezes by `requires_grad_(False)` and by a forward under `no_grad`."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from ...hosts.base import Host
 
 logger = logging.getLogger(__name__)
 FLAG = "--tune_vision_tower"
-# The host's own switch: with it in config.json, its loader takes the checkpoint's tower and not the original one.
+# The host's own switch in config.json: with it, its loader takes the checkpoint's tower instead of the original one.
 LOADS = "unfreeze_mm_vision_tower"
 
 
 class TuneTower(TrainerCallback):
-    """Unfreezes the tower before the optimizer exists, and lets gradients through its forward, on this instance alone.
+    """Unfreezes the tower before the optimizer exists, and lets gradients through the forward of this instance.
 
-    Adapters in the tower go: a base whose config has LLaVA's switch brings its tower before peft looks for layers, and
-    the weights below such an adapter would be saved under names that LLaVA's loader passes over.
+    Adapters in the tower are removed: if the base's config has LLaVA's switch, its tower is loaded before peft looks
+    for layers, and weights under an adapter would be saved under names that LLaVA's loader ignores.
 
-    What comes after the layer that LLaVA reads gets no gradient (with `mm_vision_select_layer` -2 the last block and
-    the last norm), so it stays frozen, which data-parallel training needs, and is saved as it was.
+    Parameters after the layer that LLaVA reads get no gradient (with `mm_vision_select_layer` -2 those of the last
+    block and the last norm). They stay frozen, as data-parallel training requires, and are saved unchanged.
     """
 
     def __init__(self, host: Host):
@@ -37,11 +37,11 @@ class TuneTower(TrainerCallback):
         self._tower: nn.Module | None = None
 
     def on_init_end(self, args, state, control, model=None, **kwargs):
-        """Unfreezes; full fine-tuning and adapters alike.
+        """Unfreezes the tower, in full fine-tuning and with adapters.
 
         Raises:
             ConfigError: upstream would not save the tower in this kind of run.
-            HostMismatchError: the model has no tower where LLaVA has it.
+            HostMismatchError: the model has no tower in LLaVA's place.
         """
         own = self.host.model(model)
         tower = self.host.vision_tower(own)
@@ -63,7 +63,7 @@ class TuneTower(TrainerCallback):
             raise ConfigError.of(mistakes)
         adapters = _take_adapters(tower)
         if tower.dtype == torch.float16 and not (args.deepspeed and args.fp16):
-            tower.to(torch.float32)  # upstream has it in halves unless in bf16; only DeepSpeed keeps a float32 copy
+            tower.to(torch.float32)  # upstream uses float16 unless in bf16; only DeepSpeed keeps a float32 copy
         unreached, words = beyond(tower)
         for parameter in tower.parameters():
             parameter.requires_grad_(id(parameter) not in unreached)
@@ -79,7 +79,7 @@ class TuneTower(TrainerCallback):
         logger.info("the vision tower trains too: %s parameters in %s; %s", f"{trained:,}", kind, words)
 
     def on_train_end(self, args, state, control, **kwargs):
-        """Puts the tower's methods back; its parameters stay unfrozen, all of them, since upstream's saving asks."""
+        """Restores the tower's methods, and unfreezes all its parameters, since upstream saves only unfrozen ones."""
         while self._undo:
             self._undo.pop()()
         self._tower.requires_grad_(True)
@@ -103,12 +103,12 @@ class TuneTower(TrainerCallback):
 
 
 def _take_adapters(tower: nn.Module) -> int:
-    """Puts the layers back that LoRA's adapters stand in for; returns how many."""
+    """Replaces LoRA adapters by the layers they wrap; returns how many."""
     found = [(owner, name, part) for owner in tower.modules() for name, part in owner.named_children()]
     found = [(owner, name, part) for owner, name, part in found if hasattr(part, "lora_A")]
     for owner, name, part in found:
         plain = getattr(part, "base_layer", None)
-        if plain is None:  # up to peft 0.5 an adapter is the layer itself, and more
+        if plain is None:  # up to peft 0.5 an adapter is itself the layer
             plain = nn.Linear(part.in_features, part.out_features, device="meta")
             plain.weight, plain.bias = part.weight, part.bias
         setattr(owner, name, plain)
@@ -116,20 +116,20 @@ def _take_adapters(tower: nn.Module) -> int:
 
 
 def stays_frozen(host: Host, model: nn.Module) -> bool:
-    """Tells whether nothing in the tower can learn: no parameter asks to, or its forward is under `no_grad`."""
+    """Returns whether the tower is not trained: no parameter requires a gradient, or its forward is `no_grad`."""
     tower = host.vision_tower(model)
     shut = tower is not None and "forward" not in vars(tower) and hasattr(type(tower).forward, "__wrapped__")
     return shut or not any(one.requires_grad for name, one in model.named_parameters() if "vision_tower" in name)
 
 
 def beyond(tower: nn.Module) -> tuple[set[int], str]:
-    """Returns the ids of the parameters after the layer whose output the host reads, and a sentence that says which."""
+    """Returns the ids of the parameters after the layer that the host reads, and a text describing them."""
     vision = getattr(tower.vision_tower, "vision_model", None)
     blocks = getattr(getattr(vision, "encoder", None), "layers", None)
     layer = getattr(tower, "select_layer", None)
     if blocks is None or layer is None or getattr(tower, "select_feature", "") not in ("patch", "cls_patch"):
         return set(), "all of it"
-    used = layer % (len(blocks) + 1)  # hidden states: the embeddings' and one of each block
+    used = layer % (len(blocks) + 1)  # hidden states: the embeddings and one per block
     parts = [*blocks[used:], vision.post_layernorm]
     words = f"LLaVA reads layer {layer}, so the last norm"
     if used < len(blocks):

@@ -1,4 +1,4 @@
-"""ViTP in a training run: the step that drops tokens, the tower that trains, and a note in the model's config."""
+"""ViTP in a training run: the step that drops tokens, tower training, and a note in the model's config."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .flags import ViTPFlags
 from .tower import TuneTower, stays_frozen
 
 logger = logging.getLogger(__name__)
-NOTE = "vgift_plugin"  # the key of the model's config.json
+NOTE = "vgift_plugin"  # key in the model's config.json
 
 
 def plan(flags: ViTPFlags, run: Run) -> TowerPlan | None:
-    """Returns what acts inside the model; None where no token is dropped and the tower stays frozen."""
+    """Returns the plan; None if no token is dropped and the tower stays frozen."""
     if flags.visual_token_drop > 0 and not flags.drops_tokens:
         logger.info("--visual_token_drop_prob 0: no visual token is dropped")
     return TowerPlan(flags) if flags.tune_vision_tower or flags.drops_tokens else None
@@ -47,13 +47,13 @@ class TowerPlan:
 
 
 class ConfigNote(TrainerCallback):
-    """Notes the flags in the model's config, which every checkpoint carries."""
+    """Stores the flags in the model's config, which is part of every checkpoint."""
 
     def __init__(self, host: Host, flags: dict[str, Any]):
         self.host, self.flags = host, flags
 
     def on_init_end(self, args, state, control, model=None, **kwargs):
-        """Writes the flags under `vgift_plugin`; says so where the tower learns nothing from them."""
+        """Stores the flags under `vgift_plugin`, and logs if the tower stays frozen."""
         own = self.host.model(model)
         setattr(own.config, NOTE, {"version": __version__, **self.flags})
         if stays_frozen(self.host, own):

@@ -1,5 +1,5 @@
-"""`vgift export`: the samples that training would see, as files, for trainers that cannot load a plugin.
+"""`vgift export`: writes the samples that training would see to files, for trainers that cannot load a plugin.
 
-A chunk's borders depend on the settings alone, so the result is the same to the byte for any number of processes,
-machines and interruptions; see `data.jobs`.
+Chunks depend only on the settings, so the result is the same to the byte for any number of processes, machines and
+interruptions; see `data.jobs`.
 """

@@ -1,4 +1,4 @@
-"""What one chunk of an export is and how it is written: pictures, shards, records, messages."""
+"""Chunks of an export, written as pictures, shards, records or messages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Picture = tuple[str, bytes]  # (path relative to the output, encoded)
 
 @dataclass(frozen=True)
 class Chunk:
-    """Samples start to stop of one part (a task, or the published samples)."""
+    """Samples start to stop - 1 of one part (a task, or the published samples)."""
 
     part: str
     number: int
@@ -40,16 +40,16 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Export:
-    """All that a worker needs to write a chunk; a pure function of the settings.
+    """Everything that a worker needs to write a chunk; a pure function of the settings.
 
     Attributes:
         parts: (stream, number of samples) of each task.
-        published: (replay, [(position, record)]) where the base records hold published samples.
-        epoch: whose samples.
+        published: (replay, [(position, record)]) if there are published samples among the base records.
+        epoch: the epoch whose samples are written.
         format: one of FORMATS.
-        jpeg_quality: None for PNG, which loses nothing.
+        jpeg_quality: None for lossless PNG.
         output: the folder.
-        chunk_size: samples a chunk; a shard is a chunk.
+        chunk_size: samples per chunk; a shard is a chunk.
     """
 
     parts: list[tuple[Stream, int]]
@@ -61,7 +61,7 @@ class Export:
     chunk_size: int
 
     def sizes(self) -> dict[str, int]:
-        """Returns {part: samples}, in the order in which they are listed."""
+        """Returns {part: number of samples}, in the order of the export."""
         published = {"published": len(self.published[1])} if self.published else {}
         return {**published, **{stream.task.name: count for stream, count in self.parts}}
 
@@ -81,7 +81,7 @@ class Export:
             block: their numbers.
 
         Returns:
-            for each what `data.jobs` keeps: {"entries": of the index file, "redraws": {reason: how many}, "files":
+            an item of `data.jobs` for each: {"entries": of the index file, "redraws": {reason: count}, "files":
             {path: digest}}
         """
         return [self._write(self.chunks[number]) for number in block]
@@ -129,7 +129,7 @@ class Export:
 
 
 def _tarred(key: str, record: dict, task: str, params: dict, pictures: list[Picture]) -> dict[str, Any]:
-    """Returns a sample as webdataset has it: a key, encoded pictures, and JSON with turns and params."""
+    """Returns a sample in webdataset's form: a key, encoded pictures, and JSON with turns and params."""
     suffixes = [Path(path).suffix[1:] for path, _ in pictures]
     names = suffixes if len(pictures) == 1 else [f"{k}.{suffix}" for k, suffix in enumerate(suffixes)]
     turns = [{"role": ROLES[turn["from"]], "content": turn["value"]} for turn in record["conversations"]]
@@ -139,7 +139,7 @@ def _tarred(key: str, record: dict, task: str, params: dict, pictures: list[Pict
 
 
 def _messages(record: dict, task: str, params: dict) -> dict[str, Any]:
-    """Returns a record as chat messages with blocks, its pictures, and what a reward needs to score a reply."""
+    """Returns a record as chat messages with content blocks, its pictures, and the data needed to score a reply."""
     names = record["image"] if isinstance(record["image"], list) else [record["image"]]
     messages = []
     for number, turn in enumerate(record["conversations"]):

@@ -1,4 +1,4 @@
-"""The export as a job: its items are chunks, and once all are written the index follows from them."""
+"""The export as a job: its items are chunks, and the index is written when all are complete."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class ExportSamples(VgiftFlags):
 
 
 def _finished(output: str, settings: dict) -> bool:
-    """Tells whether this very export is complete.
+    """Returns whether this export is complete.
 
     Raises:
         ConfigError: the folder holds another export, or other files.
@@ -152,7 +152,7 @@ def _finished(output: str, settings: dict) -> bool:
 
 
 def _assemble(what: Export, settings: dict, chunks: Iterable[dict]) -> str:
-    """Writes index and result from all chunks. Several ranks may do so at once: each writes the same bytes."""
+    """Writes index and result from all chunks; several ranks may do so at once, since they write the same bytes."""
     output = Path(what.output)
     redraws: dict[str, Counter[str]] = {part: Counter() for part in what.sizes()}
 
@@ -173,7 +173,7 @@ def _assemble(what: Export, settings: dict, chunks: Iterable[dict]) -> str:
 
 
 def _index(entries: Iterable[dict], format: str) -> Iterator[bytes]:
-    """Yields the index file: a JSON list for `llava`, lines for `messages`."""
+    """Yields the content of the index file: a JSON list for `llava`, JSON lines for `messages`."""
     lead, between, end = ("[\n", ",\n", "\n]\n") if format == "llava" else ("", "\n", "\n")
     for entry in entries:
         yield (lead + json.dumps(entry)).encode()

@@ -1,6 +1,6 @@
-"""DINOv2 features of photographs: patches on a grid, and one vector for the whole.
+"""DINOv2 features of photographs: one vector per patch of a grid, and one for the whole photograph.
 
-torch and transformers are imported when an `Encoder` is made.
+torch and transformers are imported when an `Encoder` is created.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 FAMILY = ("dinov2", "dinov2_with_registers")
-MAX_ELONGATION = 4  # a longer photograph is passed over: its shorter side would fill most of the time and memory
+MAX_ELONGATION = 4  # longer photographs are skipped, since they would take too much time and memory
 MIN_SIDE_PX = 64
 COLUMNS_AT_ONCE = 8192  # of the similarity matrix of a folder
 
@@ -29,9 +29,8 @@ class Grid:
     """A photograph cut into `columns` × `rows` patches of equal size; patches are numbered row by row.
 
     In continuous coordinates (origin at the top left corner of the top left pixel) patch (i, j) is the rectangle from
-    (i w/columns, j h/rows) to ((i+1) w/columns, (j+1) h/rows). Its point is the pixel that holds its centre, so that no
-    point leans towards a corner of its patch. Worked: 640 × 480 at 224 is 21 × 16 patches; patch (0, 0) is at pixel
-    (15, 15), patch (20, 15) at (624, 465).
+    (i w/columns, j h/rows) to ((i+1) w/columns, (j+1) h/rows). Its point is the pixel that contains its centre. For
+    example, 640 × 480 at 224 has 21 × 16 patches; patch (0, 0) is at pixel (15, 15), patch (20, 15) at (624, 465).
     """
 
     wh: tuple[int, int]
@@ -40,10 +39,10 @@ class Grid:
 
     @classmethod
     def of(cls, wh: tuple[int, int], resolution: int, patch_px: int) -> Grid:
-        """Returns the grid whose shorter side has `resolution / patch_px` patches and which keeps the aspect ratio.
+        """Returns the grid with `resolution / patch_px` patches on the shorter side, keeping the aspect ratio.
 
         Raises:
-            UnsuitableImage: the photograph is smaller than 64 pixels or over four times as long as wide.
+            UnsuitableImage: the shorter side is below 64 pixels, or the longer side over four times the shorter.
         """
         if min(wh) < MIN_SIDE_PX:
             raise UnsuitableImage("too small")
@@ -61,19 +60,19 @@ class Grid:
         return np.stack([(2 * i + 1) * w // (2 * self.columns), (2 * j + 1) * h // (2 * self.rows)], axis=1)
 
     def patch(self, x: int, y: int) -> int:
-        """Returns the number of the patch that holds the centre of pixel (x, y)."""
+        """Returns the number of the patch that contains the centre of pixel (x, y)."""
         w, h = self.wh
         return (2 * y + 1) * self.rows // (2 * h) * self.columns + (2 * x + 1) * self.columns // (2 * w)
 
     def inner(self, border: float) -> np.ndarray:
-        """Returns which points are at least `border` of the shorter side away from every edge, bool (patches,)."""
+        """Returns a mask of the points at least `border` of the shorter side from every edge, bool (patches,)."""
         limit = border * min(self.wh)
         return ((self.points >= limit) & (np.array(self.wh) - 1 - self.points >= limit)).all(axis=1)
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A photograph as the model sees it: uint8 `pixels` (rows * patch_px, columns * patch_px, 3), `labels` or None."""
+    """A photograph as model input: uint8 `pixels` (rows * patch_px, columns * patch_px, 3), and `labels` or None."""
 
     grid: Grid
     pixels: np.ndarray
@@ -83,17 +82,17 @@ class Photo:
 class Encoder:
     """A DINOv2 with its preprocessing: bfloat16 (float16 on old cards) on cuda, float32 elsewhere.
 
-    Photographs keep their aspect ratio; DINOv2 interpolates its position embeddings. On a CPU each photograph goes
-    through alone, so that its features never depend on its company (and it is no slower).
+    Photographs keep their aspect ratio; DINOv2 interpolates its position embeddings. On a CPU each photograph is
+    encoded separately, so that its features do not depend on its batch (this is not slower).
 
     Args:
-        model: a name or folder that `AutoModel.from_pretrained` takes.
-        resolution: shorter side of what the model sees, in pixels, rounded to whole patches.
-        batch_size: photographs at once on cuda.
-        local_rank: which cuda device.
+        model: a name or folder for `AutoModel.from_pretrained`.
+        resolution: shorter side of the model's input, in pixels, rounded to whole patches.
+        batch_size: photographs per batch on cuda.
+        local_rank: number of the cuda device.
 
     Raises:
-        ConfigError: torch or transformers is missing, or there is no complete DINOv2 under that name.
+        ConfigError: torch or transformers is missing, or there is no complete DINOv2 of that name.
     """
 
     def __init__(self, model: str, resolution: int = 224, batch_size: int = 16, local_rank: int = 0):
@@ -136,9 +135,9 @@ class Encoder:
         return Photo(grid, np.asarray(image.resize(size, Image.Resampling.BICUBIC)))
 
     def encode(self, photos: list[Photo]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Returns for each photograph its patch features (rows * columns, d) and its global feature (d,).
+        """Returns the patch features (rows * columns, d) and the global feature (d,) of each photograph.
 
-        Both are float32 of length 1: the last hidden states of the patches and of the CLS token.
+        They are the last hidden states of the patches and of the CLS token, float32, normalised to length 1.
         """
         result: list[Any] = [None] * len(photos)
         sizes: dict[tuple[int, ...], list[int]] = {}
@@ -149,7 +148,7 @@ class Encoder:
                 batch = alike[start : start + self.batch_size]
                 for k, tokens in zip(batch, self._tokens([photos[k] for k in batch]), strict=True):
                     patches = photos[k].grid.rows * photos[k].grid.columns
-                    result[k] = tokens[-patches:], tokens[0]  # registers, if any, stand between the two
+                    result[k] = tokens[-patches:], tokens[0]  # registers, if any, are in between
         return result
 
     def _tokens(self, photos: list[Photo]) -> np.ndarray:
@@ -168,10 +167,10 @@ class Encoder:
 
 
 def _normalisation(model: str) -> tuple[Any, Any]:
-    """Returns the mean and standard deviation of the model's image processor, ImageNet's where it has none."""
+    """Returns the mean and standard deviation of the model's image processor, or ImageNet's if it has none."""
     from transformers.image_processing_utils import BaseImageProcessor
 
-    try:  # the settings alone: the newer processors themselves want torchvision
+    try:  # only the settings, since newer processors need torchvision
         settings, _ = BaseImageProcessor.get_image_processor_dict(model)
     except OSError:
         logger.warning("%s has no preprocessor_config.json: normalising with ImageNet's mean and deviation", model)
@@ -180,13 +179,13 @@ def _normalisation(model: str) -> tuple[Any, Any]:
 
 
 def nearest(features: Any, start: int, stop: int, max_similarity: float) -> np.ndarray:
-    """Returns for rows start to stop the row of the most similar other photograph, or -1; int64 (stop - start,).
+    """Returns the row of the most similar other photograph, or -1, for rows start to stop - 1; int64 (stop - start,).
 
     Args:
-        features: torch tensor (n, d), rows of length 1, or of zeros for photographs without features.
+        features: torch tensor (n, d), rows of length 1, or zeros for photographs without features.
         start: first row.
-        stop: after the last.
-        max_similarity: those more similar are near-duplicates and do not count.
+        stop: end of the rows, exclusive.
+        max_similarity: more similar photographs are near-duplicates and are ignored.
     """
     import torch
 

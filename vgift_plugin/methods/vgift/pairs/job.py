@@ -1,7 +1,7 @@
-"""`vgift pairs`: a file of matched points for many pairs of photographs, by any number of processes, resumable.
+"""`vgift pairs`: writes matched points of many pairs of photographs, with any number of processes, resumable.
 
-A job of up to two parts (see `data.jobs`): `features` of all photographs, from which the pairs follow where no list of
-them is given, and `pairs`. Features are kept in files, `OUTPUT.parts/features-*.npy`, of 64 photographs each.
+The job has up to two parts (see `data.jobs`): `features` of all photographs, which determine the pairs if no list is
+given, and `pairs`. Features are stored in `OUTPUT.parts/features-*.npy`, 64 photographs per file.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def _digest(what: list) -> str:
 def neighbours(
     job: FileJob, matcher: Matcher, names: Sequence[str], max_similarity: float
 ) -> tuple[list[Pair], dict[str, int]]:
-    """Returns every photograph with its most similar other one, each pair once; and why photographs have none."""
+    """Returns each photograph paired with its most similar other one, without repetition, and {reason: count} of
+    photographs without a pair."""
     import torch
 
     def compute(block: range) -> list[dict[str, Any]]:
@@ -64,7 +65,7 @@ def neighbours(
 
 
 def _write(job: FileJob, items: Iterable[dict[str, Any]], passed_over: dict[str, int]) -> str:
-    """Writes `output` and `OUTPUT.report.json`, rows in the order of the pairs; returns one line of statistics."""
+    """Writes `output`, with rows in the order of the pairs, and `OUTPUT.report.json`; returns a line of statistics."""
     rows, reasons, total = [], Counter(), 0
     for item in items:
         total += 1

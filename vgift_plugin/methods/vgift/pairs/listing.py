@@ -17,13 +17,13 @@ Pair = tuple[str, str]
 
 
 def read_pairs(path: str) -> list[Pair]:
-    """Returns the pairs of a list, repeated ones once.
+    """Returns the pairs of a list without repetitions.
 
     A line is `a.jpg: b.jpg` (DIP's public lists), `a.jpg TAB b.jpg`, `["a.jpg", "b.jpg"]` or
     `{"image1": "a.jpg", "image2": "b.jpg"}`; empty lines are allowed.
 
     Raises:
-        ConfigError: the file cannot be read, holds no pair, or malformed lines or names that leave the image folder.
+        ConfigError: the file cannot be read, has no pair or malformed lines, or names files outside the image folder.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()

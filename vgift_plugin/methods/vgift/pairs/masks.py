@@ -1,4 +1,4 @@
-"""Label maps of photographs (`--masks`), and the object that two of them share."""
+"""Label maps of photographs (`--masks`), and the object shared by two photographs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ DIP_PX = 224
 
 
 def read_labels(folder: str, name: str) -> np.ndarray:
-    """Returns the label map of photograph `name`, int64 (height, width), 0 where nothing is.
+    """Returns the label map of photograph `name`, int64 (height, width), 0 for background.
 
-    It is `folder/NAME.pt` (a tensor, or a dict with it under masks, mask or segmentation, else its first tensor) or
-    `folder/NAME.png` (whole numbers, or a palette), NAME without its suffix.
+    The file is `folder/NAME.pt` (a tensor, or a dict with a tensor under masks, mask or segmentation, else its first
+    tensor) or `folder/NAME.png` (integers, or a palette), with NAME without its suffix.
 
     Raises:
-        UnsuitableImage: there is none, or it is no map of whole numbers.
+        UnsuitableImage: the file is missing, or is not a map of integers.
     """
     stem = Path(folder) / Path(name).with_suffix("")
     try:
@@ -49,7 +49,7 @@ def _tensor(path: Path) -> np.ndarray:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
-    except Exception as err:  # its unpickler meets broken bytes with whatever Python raises on the way
+    except Exception as err:  # its unpickler can raise anything on broken files
         raise ValueError(f"{type(err).__name__}: {err}") from None
     if isinstance(stored, dict):
         tensors = {key: value for key, value in stored.items() if torch.is_tensor(value)}
@@ -62,8 +62,8 @@ def _tensor(path: Path) -> np.ndarray:
 def place_labels(photo: Photo, labels: np.ndarray) -> Photo:
     """Returns the photograph with `labels` at the size of its `pixels` (nearest neighbour).
 
-    A label map of any size covers the whole upright photograph. One exception: 224 × 224 for a photograph that is not
-    square lies in the frame of V-GIFT's loader for DIP's pseudo-masks, the square of side min(w, h) - 1 in the middle.
+    A label map of any size covers the whole upright photograph. The exception is a map of 224 × 224 for a photograph
+    that is not square: as in V-GIFT's loader of DIP's pseudo-masks, it covers the central square of side min(w, h) - 1.
     """
     wh, frame, origin = photo.grid.wh, photo.grid.wh, (0, 0)
     if labels.shape == (DIP_PX, DIP_PX) and wh[0] != wh[1]:
@@ -80,13 +80,13 @@ def place_labels(photo: Photo, labels: np.ndarray) -> Photo:
 
 
 def shared_object(photo1: Photo, photo2: Photo) -> tuple[int | None, np.ndarray, np.ndarray]:
-    """Returns a label and which patches of either photograph are at least half on it, two bool (patches,).
+    """Returns a label, and for each photograph a mask of the patches it covers at least half, bool (patches,).
 
-    The label is the one on both with the largest sum of shares of the area. Without label maps it is None and the
-    object is all of the photograph.
+    The label is the shared one with the largest sum of its shares of the two areas. Without label maps it is None, and
+    the object is the whole photograph.
 
     Raises:
-        UnsuitableImage: no label is on both.
+        UnsuitableImage: there is no shared label.
     """
     if photo1.labels is None or photo2.labels is None:
         return None, *(np.ones(len(photo.grid.points), bool) for photo in (photo1, photo2))

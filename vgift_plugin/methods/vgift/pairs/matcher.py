@@ -1,4 +1,4 @@
-"""From names of photographs to their features, and from pairs of names to matched points."""
+"""Computes features of photographs, and matched points of pairs of photographs, given by name."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Matcher:
     workers: int
 
     def load(self, name: str) -> Photo | str:
-        """Returns a prepared photograph with its labels, or why there is none."""
+        """Returns a prepared photograph with its labels, or the reason why it cannot be used."""
         try:
             photo = self.encoder.prepare(open_photo(os.path.join(self.image_folder, name)))
             return photo if self.masks is None else place_labels(photo, read_labels(self.masks, name))
@@ -41,12 +41,12 @@ class Matcher:
             return unsuitable.reason
 
     def load_all(self, names: Sequence[str]) -> dict[str, Photo | str]:
-        """Returns `load` of every name."""
+        """Returns {name: result of `load`}."""
         with ThreadPoolExecutor(self.workers) as pool:
             return dict(zip(names, pool.map(self.load, names), strict=True))
 
     def features(self, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-        """Returns the global features of photographs, float16 (n, d), zeros where there are none, and why."""
+        """Returns the global features of photographs, float16 (n, d), zeros for unusable ones, and the reasons."""
         loaded = self.load_all(names)
         rows = [k for k, name in enumerate(names) if isinstance(loaded[name], Photo)]
         result = np.zeros((len(names), self.encoder.network.config.hidden_size), np.float16)

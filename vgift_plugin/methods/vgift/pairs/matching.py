@@ -1,9 +1,9 @@
-"""Points that correspond in two different photographs, by dense features.
+"""Finds corresponding points in two different photographs by dense features.
 
 The method is V-GIFT's (arXiv 2604.12966, section 3.2): a random patch on an object of the first photograph is matched
-to the most similar patch of the same object in the second. What the released code leaves open is closed here: the match
-lies on the object, the two patches choose each other, and no far patch comes close to the match, so that a wrong
-candidate is wrong.
+to the most similar patch of the same object in the second. Unlike in the released code, the match must be on the
+object, the two patches must choose each other, and no distant patch may be nearly as similar, so that wrong candidates
+are really wrong.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from .features import Grid
 
 @dataclass(frozen=True)
 class Rules:
-    """What a correspondence must fulfil to be kept; distances are shares of a photograph's shorter side.
+    """Conditions for keeping a correspondence; distances are shares of a photograph's shorter side.
 
     Args:
-        distractors: how many wrong candidates are stored at most; fewer than 2 reject the query.
-        min_distance: least distance of the candidates (match and distractors) from each other.
-        min_similarity: least cosine similarity of query and match.
-        min_margin: how much less similar every patch of the object is that is `min_distance` or more from the match.
-        border: least distance of every point from the edge of its photograph.
-        tries: queries tried before the pair is rejected.
+        distractors: maximum number of wrong candidates stored; a query with fewer than 2 is rejected.
+        min_distance: minimum distance between candidates (match and distractors).
+        min_similarity: minimum cosine similarity of query and match.
+        min_margin: minimum by which patches of the object at least `min_distance` from the match are less similar.
+        border: minimum distance of points from the edge of their photograph.
+        tries: number of queries tried before the pair is rejected.
     """
 
     distractors: int = 6
@@ -38,7 +38,7 @@ class Rules:
     tries: int = 32
 
 
-# In the order in which a query is checked; a pair is counted under the furthest that one of its queries came.
+# In the order of the checks; a rejected pair is counted under the last stage that any of its queries reached.
 STAGES = ("object too small", "not similar", "not mutual", "ambiguous", "match at the edge", "too few distractors")
 
 
@@ -51,21 +51,21 @@ def choose(
 ) -> dict[str, Any]:
     """Returns query (x, y), match (x, y), distractors [(x, y), ...], similarity and margin.
 
-    Queries are drawn from the object's patches at random and the first that fulfils all rules is taken: its most
-    similar patch on the object of the second photograph is the match; the match's most similar patch on the object of
-    the first is the query or one of its eight neighbours (a patch is a coarse place, and the truth seldom lies in the
-    middle of one); and no patch far from the match is nearly as similar. Distractors are random patches of the object,
-    so all of them are less similar than the match by the margin.
+    Queries are random patches of the object, and the first one that meets all rules is used. The match is its most
+    similar patch on the object in the second photograph. The match's most similar patch on the object in the first
+    photograph must be the query or one of its eight neighbours (patches are coarse, and the true point is seldom at
+    the centre of one), and no patch far from the match may be nearly as similar. Distractors are random far patches of
+    the object, so all are less similar than the match by the margin.
 
     Args:
-        features: (patches, d) of either photograph, rows of length 1.
-        objects: bool (patches,) of either.
-        grids: of either.
-        rules: when to keep.
+        features: (patches, d) of each photograph, rows of length 1.
+        objects: bool (patches,) of each photograph.
+        grids: of each photograph.
+        rules: conditions for keeping a match.
         rng: chooses queries and distractors.
 
     Raises:
-        UnsuitableImage: no query passed; the reason is one of `STAGES`.
+        UnsuitableImage: no query meets the rules; the reason is one of `STAGES`.
     """
     inside1, inside2 = (np.flatnonzero(cover) for cover in objects)
     starts = np.flatnonzero(grids[0].inner(rules.border)[inside1])
@@ -82,7 +82,7 @@ def choose(
 
 
 def _judge(similarity, start, inside1, inside2, grids, rules, rng) -> tuple[int, dict[str, Any] | None]:
-    """Returns the stage of `STAGES` where a query failed, and what is kept of one that did not."""
+    """Returns (index in `STAGES` where the query failed, None), or (number of stages, the result)."""
     match = int(similarity[start].argmax())
     best = float(similarity[start, match])
     if best < rules.min_similarity:
