@@ -82,9 +82,10 @@ def _host() -> tuple[list[str], bool]:
         ], False
     package = found[0]
     spec = find_spec(package)
+    assert spec is not None
     offered = packages_distributions().get(package, [])
     known = ", ".join(f"{name} {_version(name)}" for name in offered) or "no distribution: a checkout on the path"
-    where = next(iter(spec.submodule_search_locations or []), spec.origin)
+    where = str(next(iter(spec.submodule_search_locations or []), spec.origin))
     lines = [f"{package:<13} {known}  {where}"]
     name = f"{package}.train.train"
     try:

@@ -37,9 +37,10 @@ class LLaVA:
         from transformers import Trainer
 
         trainer, train = getattr(module, self.trainer_name, None), getattr(module, "train", None)
+        names = getattr(getattr(train, "__code__", None), "co_names", ())
         if not (isinstance(trainer, type) and issubclass(trainer, Trainer)):
             problem = f"expected a subclass of transformers.Trainer, found {trainer!r}"
-        elif getattr(train, "__globals__", None) is vars(module) and self.trainer_name not in train.__code__.co_names:
+        elif getattr(train, "__globals__", None) is vars(module) and self.trainer_name not in names:
             problem = "expected train() to look it up as a global, it does not"
         else:
             return trainer
@@ -97,7 +98,7 @@ class LLaVA:
         arguments = dataset.data_args
         processor, aspect = getattr(arguments, "image_processor", None), getattr(arguments, "image_aspect_ratio", None)
         whole = aspect == "pad" or str(aspect).startswith(("anyres", "highres"))
-        if whole or not getattr(processor, "do_center_crop", False):
+        if whole or processor is None or not getattr(processor, "do_center_crop", False):
             return None
         red, green, blue = (int(255 * mean) for mean in processor.image_mean)
         return red, green, blue

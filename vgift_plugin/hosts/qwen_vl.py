@@ -132,8 +132,8 @@ class QwenSeries(QwenVL):
     """2U1/Qwen-VL-Series-Finetune: records and an image folder as LLaVA has them, flat items, padded batches."""
 
     name = "Qwen-VL-Series-Finetune"
-    packages = ("src",)
-    modules = ()
+    packages: tuple[str, ...] = ("src",)
+    modules: tuple[str, ...] = ()
     trainer_name = "QwenSFTTrainer"
     refused: Mapping[str, str] = {
         **QwenVL.refused,

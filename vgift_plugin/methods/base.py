@@ -44,13 +44,11 @@ class MethodFlags:
 
 
 class Plan(Protocol):
-    """What a method will do in one run. All files are read and all records looked at when it is made.
+    """What a method will do in one run. All files are read and all records looked at when it is made."""
 
-    Attributes:
-        facts: {what: value} that must be equal on all ranks.
-    """
-
-    facts: dict[str, str]
+    @property
+    def facts(self) -> dict[str, str]:
+        """{what: value} that must be equal on all ranks."""
 
     def apply(self, run: Run) -> None:
         """Tests what can be tested before the first step, then changes the run."""
@@ -61,13 +59,15 @@ class Method(Protocol):
 
     Attributes:
         name: as the paper calls it.
-        Flags: its flags.
         alone: whether it goes with no other method.
     """
 
     name: str
-    Flags: type[MethodFlags]
     alone: bool
+
+    @property
+    def Flags(self) -> type[MethodFlags]:
+        """The class of its flags; a class attribute of each method."""
 
     def wanted(self, flags: Any) -> str:
         """Returns in words what the flags ask for, such as `the loss on instructions`; empty where they ask nothing."""

@@ -53,10 +53,9 @@ class InstructionLosses(Step, TrainerCallback):
         if not responses + instructions:  # a mean over nothing is no number
             return
         with torch.set_grad_enabled(self.required):
-            response = sum(
-                cross_entropy(logits[some].float(), labels[some], reduction="sum")
-                for some in zip(rows.split(ROWS), columns.split(ROWS), strict=True)
-            )
+            response = logits.new_zeros((), dtype=torch.float32)
+            for some in zip(rows.split(ROWS), columns.split(ROWS), strict=True):
+                response = response + cross_entropy(logits[some].float(), labels[some], reduction="sum")
             # The model's loss is one sum over all of them, divided: what responses leave of it is the instructions'.
             divisor = responses + instructions if tokens.items is None else tokens.items
             rest = output.loss * divisor - response

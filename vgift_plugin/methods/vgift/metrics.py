@@ -77,7 +77,7 @@ class Accuracy:
         logits = logits[0] if isinstance(logits, tuple) else logits
         tokens = self.losses.tokens
         result = labels.new_full((*labels.shape, 4), IGNORE_INDEX)  # as wide as the labels, which all ranks pad alike
-        if tokens is None or tokens.task is None:
+        if tokens is None or tokens.task is None or tokens.sample is None:
             return result
         true, task, sample = (part[:, 1:] for part in (tokens.labels, tokens.task, tokens.sample))
         predicted = logits[:, : true.shape[1]].argmax(-1)  # other ranks' longer batches may have padded the logits

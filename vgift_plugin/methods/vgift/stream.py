@@ -114,7 +114,7 @@ class RowStream(Stream):
         source: the rows; drawn as photographs are, without replacement until all were used.
     """
 
-    source: RowSource
+    source: RowSource  # type: ignore[assignment]
 
     @property
     def needs(self) -> int:

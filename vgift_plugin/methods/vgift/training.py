@@ -174,7 +174,7 @@ def describe(
 ) -> dict[str, Any]:
     """Returns what `vgift_mix.json` holds: flags, counts, shares, chance levels, knobs, and where samples come from."""
     total = len(run.base) + sum(count for _, count in parts)
-    mix = {
+    mix: dict[str, Any] = {
         "vgift_plugin": __version__,
         "flags": run.all_flags,
         "samples": total,
