@@ -21,7 +21,7 @@ import numpy as np
 import skimage
 from PIL import Image
 
-from vgift_plugin.methods.vgift.export import export
+from vgift_plugin.methods.vgift.export.job import ExportSamples
 from vgift_plugin.methods.vgift.replay import Replay
 
 ROWS = 22_176
@@ -119,9 +119,15 @@ def main() -> None:
         for workers in (1, 2):
             out = root / f"out{workers}"
             took[workers] = seconds(
-                lambda out=out, workers=workers: export(
-                    flags, str(root), str(out), "llava", data_path=str(part), chunk_size=25, workers=workers
-                )
+                ExportSamples(
+                    **flags,
+                    image_folder=str(root),
+                    output=str(out),
+                    format="llava",
+                    data_path=str(part),
+                    chunk_size=25,
+                    workers=workers,
+                ).run
             )
             size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
         overhead = seconds(lambda: Replay(str(metadata), str(photos), records[: args.slice], str(root)), 3)
@@ -142,7 +148,7 @@ def main() -> None:
         )
         arrays = sum(source.rows._starts.nbytes + len(source.rows._text) for source in replay.sources)
         print(f"metadata in memory     {arrays / 1e6:8.1f} MB, for {sum(len(s.rows) for s in replay.sources):,} rows")
-        load_one = [seconds(lambda s=s: type(s)(s.path, s.task, s.form, s.folder), 3) for s in replay.sources]
+        load_one = [seconds(lambda s=s: type(s)(s.path, s.task, s.format, s.root), 3) for s in replay.sources]
         print(
             "loading one file       "
             + ", ".join(f"{one:.2f} s" for one in load_one)

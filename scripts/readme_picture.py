@@ -16,7 +16,7 @@ from demo.data import PHOTOGRAPHS
 from PIL import Image, ImageDraw
 
 from vgift_plugin.data.tally import Tally
-from vgift_plugin.methods.vgift.flags import Flags
+from vgift_plugin.methods.vgift.flags import VgiftFlags
 from vgift_plugin.methods.vgift.preview import sections
 from vgift_plugin.tasks.drawing import font
 from vgift_plugin.tasks.registry import task_names
@@ -33,7 +33,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in PHOTOGRAPHS:
             (Path(folder) / name).symlink_to(Path(skimage.__file__).parent / "data" / name)
-        flags = Flags(ssl_tasks=",".join(task_names()))
+        flags = VgiftFlags(ssl_tasks=",".join(task_names()))
         rows = []
         for title, task, samples in sections(flags, folder, None, COLUMNS, Tally()):
             rows += [[heading(f"{title}   chance {task.chance:.1%}")], [cell(sample) for sample in samples]]

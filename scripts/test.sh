@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# All tests, on the real host, two files at a time. Arguments go to pytest: bash scripts/test.sh tests/test_color.py -n 0
+# All tests, on the real hosts, two files at a time: LLaVA's, then those of Qwen-VL's codes in an environment of their own.
+# Arguments go to pytest, in the first environment alone: bash scripts/test.sh tests/test_color.py -n 0
 # With --matrix before them: in all environments of env.sh, one after the other, which ends with a line for each. One of
 # them alone: VGIFT_PINS=4.36.2 bash scripts/test.sh
 if [ "${1:-}" = --matrix ]; then
     shift
     log="$(mktemp)" summary="" failed=0
     trap 'rm -f "$log"' EXIT
-    for pins in "" 4.36.2 python3.10 python3.12; do
-        VGIFT_PINS="$pins" bash "$0" "$@" 2>&1 | tee "$log"
+    for pins in "" 4.36.2 qwen python3.10 python3.12; do
+        VGIFT_ONE=1 VGIFT_PINS="$pins" bash "$0" "$@" 2>&1 | tee "$log"
         status="${PIPESTATUS[0]}"
         last="$(grep -E ' in [0-9.]+s' "$log" | tail -n 1)" # what pytest counted; else why it did not start
         last="${last:-$(tail -n 1 "$log")}"
@@ -36,4 +37,18 @@ SHOWN = ("torch", "transformers", "tokenizers", "accelerate", "peft", "deepspeed
 found = {found.name: found.version for found in distributions()}
 print("== tested with Python", ", ".join([platform.python_version(), *(f"{k} {found[k]}" for k in SHOWN if k in found)]))
 END
-exec python -m pytest --numprocesses 2 --dist loadfile "$@"
+if [ "$pins" = qwen ] && [ $# = 0 ]; then set -- tests/test_qwen_host.py tests/test_qwen.py; fi
+if [[ -n "$pins" || -n "${VGIFT_ONE:-}" || $# -gt 0 ]]; then
+    exec python -m pytest --numprocesses 2 --dist loadfile "$@"
+fi
+status=0
+python -m pytest --numprocesses 2 --dist loadfile || status=$?
+deactivate
+echo "== Qwen-VL's codes; what trains is skipped where VGIFT_QWEN or VGIFT_QWEN_SERIES names no checkout:" \
+    "${VGIFT_QWEN:+VGIFT_QWEN is set }${VGIFT_QWEN_SERIES:+VGIFT_QWEN_SERIES is set}"
+if VGIFT_PINS=qwen bash -c "source scripts/env.sh"; then
+    VGIFT_PINS=qwen bash scripts/test.sh || status=$?
+else
+    echo "== not run: Qwen-VL's codes, whose environment could not be made (see above)"
+fi
+exit "$status"

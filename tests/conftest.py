@@ -302,6 +302,27 @@ def full(train_flags, tmp_path_factory):
     return train(train_flags, tmp_path_factory.mktemp("trained") / "whole")
 
 
+@pytest.fixture(scope="session")
+def qwen_models(tmp_path_factory):
+    """{"qwen2.5": folder, "qwen3": folder}; the path above them must name neither."""
+    folder = tmp_path_factory.mktemp("models")
+    done = call([sys.executable, ROOT / "tests" / "qwen" / "tiny_qwen_vl.py", folder])
+    assert done.returncode == 0, done.stderr[-5000:]
+    return dict(zip(("qwen2.5", "qwen3"), done.stdout.split()[-2:], strict=True))
+
+
+@pytest.fixture(scope="session")
+def qwen_data(tmp_path_factory, photos, records):
+    """A file that names data sets as Qwen-VL's `data_dict` does: sixteen records, and the same packed by twos."""
+    folder = tmp_path_factory.mktemp("data")
+    packs = [records[i : i + 2] for i in range(0, len(records), 2)]
+    for name, content in {"drawn": records, "packs": packs}.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    sets = {name: {"annotation_path": f"{folder}/{name}.json", "data_path": str(photos)} for name in ("drawn", "packs")}
+    (folder / "data.json").write_text(json.dumps(sets))
+    return folder / "data.json"
+
+
 DINO_PATCH = 14
 DINO_MEAN, DINO_STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
 

@@ -12,12 +12,16 @@ from PIL import Image
 
 from vgift_plugin import get_task
 from vgift_plugin.errors import ConfigError
-from vgift_plugin.methods.vgift.export import export
+from vgift_plugin.methods.vgift.export.job import ExportSamples
 from vgift_plugin.methods.vgift.flags import VgiftFlags
 from vgift_plugin.methods.vgift.streams import streams
 
 TASKS = "rotation,color,correspondence"
 FLAGS = {"ssl_tasks": TASKS, "ssl_seed": 7}
+
+
+def export(flags, image_folder, output, format, **options):
+    return ExportSamples(**flags, image_folder=image_folder, output=output, format=format, **options).run()
 
 
 def tree(folder):

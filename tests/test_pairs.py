@@ -10,7 +10,7 @@ from PIL import Image
 from vgift_plugin.data.photos import open_photo
 from vgift_plugin.data.seeding import generator
 from vgift_plugin.errors import ConfigError
-from vgift_plugin.methods.vgift.pairs import make_pairs
+from vgift_plugin.methods.vgift.pairs.job import MatchPairs
 from vgift_plugin.methods.vgift.pairs.listing import read_pairs
 
 torch = pytest.importorskip("torch")
@@ -70,7 +70,11 @@ def settings(folder, listed, dinov2):
 def finished(tmp_path_factory, settings):
     """(output, line) of a run in one go."""
     output = tmp_path_factory.mktemp("finished") / "pairs.jsonl"
-    return output, make_pairs(output=str(output), **settings)
+    return output, match_pairs(output=str(output), **settings)
+
+
+def match_pairs(**options):
+    return MatchPairs(**options).run()
 
 
 def rows_of(output):
@@ -111,14 +115,14 @@ def test_an_exif_photograph_is_matched_upright(finished):
 
 def test_neither_batch_nor_company_nor_order_matter(finished, settings, tmp_path, listed):
     expected = {row["id"]: row for row in rows_of(finished[0])}
-    make_pairs(output=str(tmp_path / "a.jsonl"), **{**settings, "batch_size": 24, "workers": 1})
+    match_pairs(output=str(tmp_path / "a.jsonl"), **{**settings, "batch_size": 24, "workers": 1})
     assert (tmp_path / "a.jsonl").read_bytes() == finished[0].read_bytes()
     some = list(reversed(listed[1]))[::2]
     (tmp_path / "some.txt").write_text("".join(json.dumps(pair) + "\n" for pair in some))
-    make_pairs(output=str(tmp_path / "b.jsonl"), **{**settings, "pairs": str(tmp_path / "some.txt")})
+    match_pairs(output=str(tmp_path / "b.jsonl"), **{**settings, "pairs": str(tmp_path / "some.txt")})
     rows = rows_of(tmp_path / "b.jsonl")
     assert len(rows) >= 5 and all(row == expected[row["id"]] for row in rows)
-    make_pairs(output=str(tmp_path / "c.jsonl"), **settings, seed=1)
+    match_pairs(output=str(tmp_path / "c.jsonl"), **settings, seed=1)
     assert (tmp_path / "c.jsonl").read_bytes() != finished[0].read_bytes()
 
 
@@ -129,7 +133,7 @@ def test_the_names_of_a_pair_are_part_of_its_seed(settings, folder, tmp_path):
         (tmp_path / "images" / name).write_bytes((folder / "chelsea.jpg").read_bytes())
     (tmp_path / "pairs.txt").write_text("a.jpg: b.jpg\na.jpg: c.jpg\nd.jpg: b.jpg\n")
     arguments = {**settings, "image_folder": str(tmp_path / "images"), "pairs": str(tmp_path / "pairs.txt")}
-    make_pairs(output=str(tmp_path / "x.jsonl"), **arguments)
+    match_pairs(output=str(tmp_path / "x.jsonl"), **arguments)
     rows = rows_of(tmp_path / "x.jsonl")
     assert all(row["query"] == row["match"] and row["similarity"] == 1 for row in rows)
     assert len({tuple(row["query"]) for row in rows}) == 3
@@ -138,7 +142,7 @@ def test_the_names_of_a_pair_are_part_of_its_seed(settings, folder, tmp_path):
 def test_pairs_of_the_folder_are_nearest_neighbours(settings, tmp_path):
     arguments = {**settings, "pairs": None, "max_global_similarity": 0.99999}
     output = tmp_path / "pairs.jsonl"
-    line = make_pairs(output=str(output), **arguments)
+    line = match_pairs(output=str(output), **arguments)
     assert "photographs without a pair: " in line and "unreadable 1" in line and "too small 1" in line
     pairs, passed_over = json.loads((tmp_path / "pairs.jsonl.parts" / "list.json").read_text())["value"]
     assert len({frozenset(pair) for pair in pairs}) == len(pairs)
@@ -151,7 +155,7 @@ def test_pairs_of_the_folder_are_nearest_neighbours(settings, tmp_path):
 
 def test_near_duplicates_are_no_pairs(settings, tmp_path):
     with pytest.raises(ConfigError, match=r"no photograph has a neighbour.*no neighbour"):
-        make_pairs(output=str(tmp_path / "x.jsonl"), **{**settings, "pairs": None, "max_global_similarity": -0.9})
+        match_pairs(output=str(tmp_path / "x.jsonl"), **{**settings, "pairs": None, "max_global_similarity": -0.9})
 
 
 @pytest.mark.parametrize("suffix", ["pt", "png"])
@@ -181,7 +185,7 @@ def test_points_stay_on_the_shared_object(settings, folder, tmp_path, suffix):
                 Image.fromarray(stored).save(masks / f"{one}.png")
     output = tmp_path / "pairs.jsonl"
     arguments = {**settings, "pairs": str(tmp_path / "pairs.txt"), "masks": str(masks), "min_margin": 0.01}
-    make_pairs(output=str(output), **arguments)
+    match_pairs(output=str(output), **arguments)
     rows, report = rows_of(output), json.loads(Path(f"{output}.report.json").read_text())
     assert len(rows) >= 2
     for row in rows:
@@ -226,12 +230,12 @@ def test_lists_that_are_none(tmp_path):
 
 def test_settings_that_cannot_be(settings, tmp_path):
     with pytest.raises(ConfigError, match=r"(?s)3 mistakes.*--distractors 1.*--min_distance 2.*--batch_size 0"):
-        make_pairs(output=str(tmp_path / "x"), **{**settings, "batch_size": 0}, distractors=1, min_distance=2)
+        match_pairs(output=str(tmp_path / "x"), **{**settings, "batch_size": 0}, distractors=1, min_distance=2)
     with pytest.raises(ConfigError, match="absent is not a folder"):
-        make_pairs(output=str(tmp_path / "x"), **{**settings, "masks": str(tmp_path / "absent")})
+        match_pairs(output=str(tmp_path / "x"), **{**settings, "masks": str(tmp_path / "absent")})
     with pytest.raises(ConfigError, match="holds none of the photographs"):
-        make_pairs(output=str(tmp_path / "x"), **{**settings, "image_folder": str(tmp_path)})
+        match_pairs(output=str(tmp_path / "x"), **{**settings, "image_folder": str(tmp_path)})
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"-o: .*file/x"):
-        make_pairs(output=str(tmp_path / "file" / "x"), **settings)
+        match_pairs(output=str(tmp_path / "file" / "x"), **settings)
     assert not list(tmp_path.glob("x*"))

@@ -118,7 +118,7 @@ def test_other_local_changes_are_kept_and_told(checkout, train_py):
 def test_what_is_no_checkout_is_told(tmp_path):
     with pytest.raises(ConfigError, match="there is no such file or folder"):
         run("apply", str(tmp_path / "none"))
-    with pytest.raises(ConfigError, match=r"has neither llava/train/train.py nor tinyllava/train/train.py"):
+    with pytest.raises(ConfigError, match=r"has neither llava/train/train.py nor qwenvl/train/train_qwen.py nor tiny"):
         run("apply", str(tmp_path))
     done = call([*VGIFT, "patch", "apply", tmp_path])
     assert done.returncode == 2 and "Traceback" not in done.stderr
@@ -141,7 +141,7 @@ def test_every_patch_says_why_for_which_host_and_when_it_is_obsolete():
         head = path.read_text().split("diff --git")[0]
         assert all(word in head for word in ("Why", "Hosts", "Obsolete")), path
         assert len(Patch.read(path).added) <= 3
-    assert {patch.name for patch in patches()} == {"llava", "tinyllava"}
+    assert {patch.name for patch in patches()} == {"llava", "qwen-vl", "tinyllava"}
 
 
 @pytest.mark.parametrize("how", ["script", "main", "main under vgift run"])

@@ -17,10 +17,10 @@ from vgift_plugin.data.photos import from_folder
 from vgift_plugin.errors import ConfigError
 from vgift_plugin.methods.vgift.flags import VgiftFlags
 from vgift_plugin.methods.vgift.stream import Stream
-from vgift_plugin.probe import task_accuracy as sights
-from vgift_plugin.probe import visual_contribution as needs
+from vgift_plugin.probe import task_accuracy as accuracy
+from vgift_plugin.probe import visual_contribution as contribution
 from vgift_plugin.probe.page import _histogram
-from vgift_plugin.probe.probe import probe
+from vgift_plugin.probe.probe import Probe
 from vgift_plugin.report.intervals import mean_interval
 from vgift_plugin.tasks.registry import get_task
 
@@ -46,6 +46,11 @@ def picture(photos):
     return Image.open(photos / "chelsea.jpg")
 
 
+def probe(flags, model_path, image_folder, **options):
+    folders = {"model_path": str(model_path), "image_folder": str(image_folder)}
+    return Probe(**flags, **folders, **options).run()
+
+
 def stream_of(name, photos):
     return Stream(VgiftFlags(ssl_tasks=name).tasks()[0].task, from_folder(str(photos)), 1)
 
@@ -58,7 +63,7 @@ def pixels_of(checkpoint, image):
     """Returns what LLaVA's evaluation code makes of a picture."""
     from llava.mm_utils import process_images
 
-    return process_images([image], checkpoint.view.base.data_args.image_processor, checkpoint.model.config)
+    return process_images([image], checkpoint.encoder.dataset.data_args.image_processor, checkpoint.model.config)
 
 
 def prompt_of(checkpoint, question, answer=None):
@@ -93,7 +98,7 @@ def test_a_full_checkpoint(full, photos, tmp_path, checkpoint):
             prompt_of(checkpoint, sample.instruction),
             images=pixels_of(checkpoint, sample.image),
             do_sample=False,
-            max_new_tokens=checkpoint.answer_length(checkpoint.sample(sample)) + sights.MARGIN,
+            max_new_tokens=checkpoint.answer_length(checkpoint.sample(sample)) + accuracy.MARGIN,
         )
         assert row["replies"]["sighted"] == checkpoint.tokenizer.decode(own[0], skip_special_tokens=True).strip()
 
@@ -188,11 +193,11 @@ def test_a_batch_of_mixed_lengths_is_each_alone(checkpoint, picture):
 def test_tokens_are_drawn_from_the_softmax():
     import torch
 
-    from vgift_plugin.hosts.checkpoint import _drawing
+    from vgift_plugin.hosts.checkpoint import drawing
 
     share = torch.tensor([0.5, 0.3, 0.2])
     for temperature, wanted in ((1.0, [0.5, 0.3, 0.2]), (0.5, [25 / 38, 9 / 38, 4 / 38])):
-        drawn = _drawing(temperature, range(4000))(None, share.log().expand(4000, 3)).argmax(1)
+        drawn = drawing(temperature, range(4000))(None, share.log().expand(4000, 3)).argmax(1)
         assert (drawn.bincount() / 4000).tolist() == pytest.approx(wanted, abs=0.02)
 
 
@@ -205,22 +210,22 @@ def test_blind_and_shuffled_are_other_pictures_for_the_same_questions(checkpoint
     monkeypatch.setattr(checkpoint.model, "encode_images", lambda images: fed.append(images) or encode(images))
     monkeypatch.setattr(checkpoint.model, "generate", lambda ids, **given: asked.append(ids) or generate(ids, **given))
     stream = stream_of("rotation", photos)
-    sights.ask(checkpoint, stream, range(1, 3), 4)
+    accuracy.ask(checkpoint, stream, range(1, 3), 4)
     expected = {j: pixels_of(checkpoint, stream(0, j).image)[0] for j in range(4)}
-    grey = pixels_of(checkpoint, sights.GREY)[0]
+    grey = pixels_of(checkpoint, accuracy.GREY)[0]
     assert len({one.sum().item() for one in expected.values()}) == 4
     for pixels, wanted in zip(fed, ([expected[1], expected[2]], [grey, grey], [expected[2], expected[3]]), strict=True):
         assert torch.equal(pixels, torch.stack(wanted))
     assert all(torch.equal(ids, asked[0]) for ids in asked) and len(asked) == 3
-    assert len(sights.ask(checkpoint, stream, range(3, 4), 4)) == 1
+    assert len(accuracy.ask(checkpoint, stream, range(3, 4), 4)) == 1
     assert torch.equal(fed[-1][0], expected[0])  # the last one is shuffled with the first
 
     fed.clear()
-    positions, _ = needs.candidates(records)
-    chosen = needs.Needs(records, positions, str(photos), "base.json")
+    positions, _ = contribution.candidates(records)
+    chosen = contribution.Measured(records, positions, str(photos), "base.json")
     (row,) = chosen.measure(checkpoint, range(1, 2))
     images = {kind: Image.open(photos / row[name]) for kind, name in (("right", "image"), ("wrong", "wrong_image"))}
-    for pixels, image in zip(fed, (images["right"], sights.GREY, images["wrong"]), strict=True):
+    for pixels, image in zip(fed, (images["right"], accuracy.GREY, images["wrong"]), strict=True):
         assert torch.equal(pixels, pixels_of(checkpoint, image))
     assert row["image"] == records[positions[1]]["image"] != row["wrong_image"]
 
@@ -268,33 +273,41 @@ def test_records(full, photos, records, tmp_path):
 
 
 def test_which_records_are_chosen_depends_on_the_seed_alone():
-    first = needs.choose(range(1000), 50, 1)
-    assert first == needs.choose(range(1000), 80, 1)[:50] and len(set(first)) == 50
-    assert first != needs.choose(range(1000), 50, 2) and sorted(needs.choose(range(7), 99, 1)) == list(range(7))
+    first = contribution.choose(range(1000), 50, 1)
+    assert first == contribution.choose(range(1000), 80, 1)[:50] and len(set(first)) == 50
+    assert first != contribution.choose(range(1000), 50, 2) and sorted(contribution.choose(range(7), 99, 1)) == list(
+        range(7)
+    )
 
 
 def test_numbers_are_those_of_a_hand_computation():
     color, rotation = get_task("color")(points=2), get_task("rotation")()
     answer = {"sighted": "90.", "blind": "90", "shuffled": "190"}
     params = {"angle_deg": 90, "wording": 0}
-    assert sights.scores(rotation, answer, params) == {"sighted": 1.0, "blind": 1.0, "shuffled": 0.0}
+    assert accuracy.scores(rotation, answer, params) == {"sighted": 1.0, "blind": 1.0, "shuffled": 0.0}
     scored = [(1, 0, 0.5), (1, 1, 0.5), (1, 0, 1), (0.5, 0, 0)]
     rows = [
-        {"photographs": [f"{'a' if k < 1 else 'b'}/{k}.jpg"], "scores": dict(zip(sights.WAYS, one, strict=True))}
+        {"photographs": [f"{'a' if k < 1 else 'b'}/{k}.jpg"], "scores": dict(zip(accuracy.WAYS, one, strict=True))}
         for k, one in enumerate(scored)
     ]
-    result = sights.tabulate(rows, color.chance)
-    assert {way: result[way]["accuracy"] for way in sights.WAYS} == {"sighted": 0.75, "blind": 0.25, "shuffled": 0.25}
-    assert [result[way]["mean_score"] for way in sights.WAYS] == [0.875, 0.25, 0.5]
+    result = accuracy.tabulate(rows, color.chance)
+    assert {way: result[way]["accuracy"] for way in accuracy.WAYS} == {
+        "sighted": 0.75,
+        "blind": 0.25,
+        "shuffled": 0.25,
+    }
+    assert [result[way]["mean_score"] for way in accuracy.WAYS] == [0.875, 0.25, 0.5]
     assert (result["sighted"]["low"], result["sighted"]["high"]) == pytest.approx((0.3006, 0.9544), abs=1e-4)
     assert result["folders"]["a"] == {"n": 1, "sighted": 1.0, "blind": 0.0, "shuffled": 0.0}
     assert result["folders"]["b"]["sighted"] == pytest.approx(2 / 3) and result["chance"] == 0.5
     rows = [{**row, "replies": {}, "number": k} for k, row in enumerate(rows)]
-    assert [row["number"] for row in sights.worst(rows, 9)] == [3]
+    assert [row["number"] for row in accuracy.worst(rows, 9)] == [3]
 
     measured = [(-1.0, -3.0, -1.0), (-2.0, -2.5, -1.0), (-1.0, -1.0, -4.0)]
     named = zip(("x/1.jpg", "y/2.jpg", "x/3.jpg"), measured, strict=True)
-    result = needs.tabulate([{"image": name, **dict(zip(needs.PICTURES, one, strict=True))} for name, one in named])
+    result = contribution.tabulate(
+        [{"image": name, **dict(zip(contribution.PICTURES, one, strict=True))} for name, one in named]
+    )
     assert result["all"]["blank"]["mean"] == pytest.approx(2.5 / 3) and result["all"]["wrong"]["mean"] == pytest.approx(
         2 / 3
     )
@@ -303,7 +316,7 @@ def test_numbers_are_those_of_a_hand_computation():
     ] == pytest.approx(2 / 3)
     assert result["x"]["blank"]["quantiles"]["50"] == 1.0 and result["y"]["right"] == -2.0
     assert result["y"]["wrong"]["low"] is None and json.loads(json.dumps(result, allow_nan=False)) == result
-    assert re.search(r"y +blank +1 +0\.500 +– +0\.500", needs.table(result))
+    assert re.search(r"y +blank +1 +0\.500 +– +0\.500", contribution.table(result))
 
 
 def test_intervals_of_means():
@@ -320,11 +333,11 @@ def test_what_was_passed_over_is_told(photos, tmp_path, checkpoint):
         shutil.copy(photos / "coffee.jpg", tmp_path / f"{k}.jpg")
         (tmp_path / f"torn-{k}.jpg").write_bytes(b"no picture")
     stream = stream_of("rotation", tmp_path)
-    rows = sights.ask(checkpoint, stream, range(8), 8)
+    rows = accuracy.ask(checkpoint, stream, range(8), 8)
     passed = sum(stream(0, j).redraws for j in range(8))
-    result = sights.tabulate(rows, 0.25)
+    result = accuracy.tabulate(rows, 0.25)
     assert result["passed_over"] == {"unreadable": passed} and passed > 2
-    assert sights.table({"rotation": result}).endswith(f"\nrotation: passed over: {passed} unreadable")
+    assert accuracy.table({"rotation": result}).endswith(f"\nrotation: passed over: {passed} unreadable")
 
 
 def bars(values):
@@ -379,8 +392,9 @@ def test_mistakes_are_named(full, adapter, tiny, photos, data_path, tmp_path):
     refused("-n 0: at least 2", n=0)
     refused("--batch_size 0", batch_size=0)
     refused("name what to probe with: --ssl_tasks", flags={})
-    refused("--ssl_config needs --ssl_tasks", flags={"ssl_config": None}, data_path=str(data_path))
-    refused("--ssl_seed 3 is training's; give --seed", flags={"ssl_tasks": "rotation", "ssl_seed": 3})
+    (tmp_path / "knobs.yaml").write_text("rotation: {square: false}")
+    knobs = {"ssl_config": str(tmp_path / "knobs.yaml")}
+    refused("--ssl_config needs --ssl_tasks", flags=knobs, data_path=str(data_path))
     refused("did you mean 'rotation'", flags={"ssl_tasks": "rotatoin"})
     refused("must end in .html", output=str(tmp_path / "x.pdf"))
     refused("no image in", folder=tmp_path / "empty")

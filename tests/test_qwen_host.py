@@ -25,27 +25,6 @@ def needs(variable):
     return pytest.mark.skipif(not os.environ.get(variable), reason=f"set {variable} (see tests/test_qwen_host.py)")
 
 
-@pytest.fixture(scope="session")
-def models(tmp_path_factory):
-    """{"qwen2.5": folder, "qwen3": folder}; the path above them must name neither."""
-    folder = tmp_path_factory.mktemp("models")
-    done = call([sys.executable, QWEN / "tiny_qwen_vl.py", folder])
-    assert done.returncode == 0, done.stderr[-5000:]
-    return dict(zip(("qwen2.5", "qwen3"), done.stdout.split()[-2:], strict=True))
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory, photos, records):
-    """A file that names data sets as Qwen-VL's `data_dict` does: sixteen records, and the same packed by twos."""
-    folder = tmp_path_factory.mktemp("data")
-    packs = [records[i : i + 2] for i in range(0, len(records), 2)]
-    for name, content in {"drawn": records, "packs": packs}.items():
-        (folder / f"{name}.json").write_text(json.dumps(content))
-    sets = {name: {"annotation_path": f"{folder}/{name}.json", "data_path": str(photos)} for name in ("drawn", "packs")}
-    (folder / "data.json").write_text(json.dumps(sets))
-    return folder / "data.json"
-
-
 FLAGS = {
     "per_device_train_batch_size": 4,
     "max_steps": 3,
@@ -63,13 +42,19 @@ MODES = {
 
 
 @pytest.fixture
-def train(models, data, tmp_path):
+def train(qwen_models, qwen_data, tmp_path):
     """Trains Qwen-VL's way; returns the losses of the steps."""
 
     def run(name, folder=tmp_path / "out", processes=1, **flags):
-        known = {"model_name_or_path": models[name], "dataset_use": "drawn", "output_dir": folder, **FLAGS, **LIMITS}
+        known = {
+            "model_name_or_path": qwen_models[name],
+            "dataset_use": "drawn",
+            "output_dir": folder,
+            **FLAGS,
+            **LIMITS,
+        }
         command = [*torchrun(processes), QWEN / "train_cpu.py", *arguments(known, **flags)]
-        return losses(call(command, VGIFT_QWEN_DATA=data, HF_HUB_OFFLINE=1, DS_ACCELERATOR="cpu"))
+        return losses(call(command, VGIFT_QWEN_DATA=qwen_data, HF_HUB_OFFLINE=1, DS_ACCELERATOR="cpu"))
 
     return run
 
@@ -79,7 +64,7 @@ def losses(done):
     return [float(loss) for loss in re.findall(r"'loss': ([0-9.]+)", done.stdout)]
 
 
-def test_the_tokenizer_has_the_vendors_ids(models):
+def test_the_tokenizer_has_the_vendors_ids(qwen_models):
     script = """
 import json, sys, on_a_cpu
 on_a_cpu.stand_in()
@@ -91,13 +76,13 @@ assert fast(text).input_ids == slow(text).input_ids and fast.decode(fast(text).i
 print(json.dumps([type(fast).__name__, fast.convert_tokens_to_ids(words), fast("assistant").input_ids]))
 """
     words = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|image_pad|>", "<|video_pad|>"]
-    done = call([sys.executable, "-c", script, models["qwen2.5"], *words], PYTHONPATH=QWEN)
+    done = call([sys.executable, "-c", script, qwen_models["qwen2.5"], *words], PYTHONPATH=QWEN)
     assert done.returncode == 0, done.stderr[-5000:]
     ids = [151643, 151644, 151645, 151652, 151655, 151656]
     assert json.loads(done.stdout.splitlines()[-1]) == ["Qwen2TokenizerFast", ids, [77091]]
 
 
-def test_the_chat_templates_differ_in_the_system_prompt(models):
+def test_the_chat_templates_differ_in_the_system_prompt(qwen_models):
     script = """
 import json, sys, on_a_cpu
 on_a_cpu.stand_in()
@@ -109,7 +94,7 @@ tokenizers = [AutoTokenizer.from_pretrained(folder) for folder in sys.argv[1:]]
 print(json.dumps([[one.apply_chat_template(messages, tokenize=False) for one in tokenizers],
     [one.apply_chat_template(told, tokenize=False, add_generation_prompt=True) for one in tokenizers]]))
 """
-    done = call([sys.executable, "-c", script, *models.values()], PYTHONPATH=QWEN)
+    done = call([sys.executable, "-c", script, *qwen_models.values()], PYTHONPATH=QWEN)
     assert done.returncode == 0, done.stderr[-5000:]
     untold, told = json.loads(done.stdout.splitlines()[-1])
     system = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
@@ -151,8 +136,14 @@ def test_qwen_trains_with_zero_on_two_ranks(train, tmp_path):
 @needs("VGIFT_QWEN_SERIES")
 @pytest.mark.parametrize("name", ["qwen2.5", "qwen3"])
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_qwen_series_trains(models, photos, data_path, tmp_path, name, lora):
-    known = {"model_id": models[name], "data_path": data_path, "image_folder": photos, "output_dir": tmp_path, **FLAGS}
+def test_qwen_series_trains(qwen_models, photos, data_path, tmp_path, name, lora):
+    known = {
+        "model_id": qwen_models[name],
+        "data_path": data_path,
+        "image_folder": photos,
+        "output_dir": tmp_path,
+        **FLAGS,
+    }
     limits = {"image_max_pixels": 50176, "image_min_pixels": 784, "remove_unused_columns": False}
     flags = arguments(known, **limits, lora_enable=lora, freeze_llm=lora)
     offline = {"HF_HUB_OFFLINE": 1, "DS_ACCELERATOR": "cpu"}

@@ -16,7 +16,7 @@ from vgift_plugin.methods.stic import corruption, preferences, prompts
 from vgift_plugin.methods.stic.describe import Describe, candidates, with_description
 from vgift_plugin.methods.stic.page import marked, preview_preferences
 from vgift_plugin.methods.stic.prefer import SHARES, Plan, Prefer, cut_off_hint
-from vgift_plugin.probe.probe import probe
+from vgift_plugin.probe.probe import Probe
 
 host = pytest.mark.host
 TOKENS = 24  # more than any reply has
@@ -57,6 +57,10 @@ def many(photos, tmp_path_factory):
     (folder / "07.jpg").write_bytes(b"no picture")
     Image.new("RGB", (20, 90)).save(folder / "08.jpg")
     return folder
+
+
+def probe(model_path, image_folder, **options):
+    return Probe(model_path=str(model_path), image_folder=str(image_folder), **options).run()
 
 
 def prefer(model_path, image_folder, output, **options):
@@ -152,7 +156,7 @@ def test_what_the_model_is_asked_with(whole, many, checkpoint, monkeypatch):
         one if row["corruption"] is None else corruption.corrupt(one, row["corruption"])
         for one, row in zip(clean, chosen, strict=True)
     ]
-    processor = checkpoint.view.base.data_args.image_processor
+    processor = checkpoint.encoder.dataset.data_args.image_processor
     for pixels, pictures in zip(fed, (clean, worse), strict=True):
         assert torch.equal(pixels, process_images(pictures, processor, checkpoint.model.config))
     assert not torch.equal(fed[0][1], fed[1][1]) and not torch.equal(fed[0][2], fed[1][2])
@@ -321,8 +325,8 @@ def test_describe_first_then_answer(teller, many, checkpoint, tmp_path):
     late = {"id": "late", "image": names[0], "conversations": [*text, *told[0]["conversations"]]}
     data, out = tmp_path / "data.json", tmp_path / "probe.json"
     data.write_text(json.dumps([*told, late]))
-    given = {"data_path": str(data), "n": 99, "output": str(tmp_path / "p.html"), "json_path": str(out)}
-    table = probe({}, str(teller), str(many), describe_first=True, batch_size=5, **given)
+    given = {"data_path": str(data), "n": 99, "output": str(tmp_path / "p.html"), "json": str(out)}
+    table = probe(teller, many, describe_first=True, batch_size=5, **given)
     whole = json.loads(out.read_text())
     result, rows = whole["describe_first"], {row["id"]: row for row in whole["records"]}
     assert result["n"] == 12 and result["not_described"] == {"the picture is not in the first question": 1}
@@ -344,10 +348,10 @@ def test_describe_first_then_answer(teller, many, checkpoint, tmp_path):
     right = np.mean([rows[k]["equals_answer"]["described"] for k in range(1, 12, 2)])
     assert result["short"]["n"] == 6 and result["short"]["plain"]["accuracy"] == 1.0
     assert result["short"]["described"]["accuracy"] == pytest.approx(right)
-    with pytest.raises(ConfigError, match="--describe-first is about the records"):
-        probe({"ssl_tasks": "rotation"}, str(teller), str(many), describe_first=True)
+    with pytest.raises(ConfigError, match="--describe_first is about the records"):
+        probe(teller, many, ssl_tasks="rotation", describe_first=True)
     with pytest.raises(ConfigError, match="--describe-first: begun with True, now None"):
-        probe({}, str(teller), str(many), batch_size=5, **given)
+        probe(teller, many, batch_size=5, **given)
 
 
 @host

@@ -14,6 +14,7 @@ import functools
 import importlib
 import inspect
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import field, fields, is_dataclass, make_dataclass
@@ -84,17 +85,23 @@ def show_log() -> None:
 def _with_flags(host: Host, module: ModuleType, base: type, defaults: Mapping[str, Any]) -> type:
     """Returns a subclass of the host's argument dataclass with the flags, which checks them as they are parsed."""
     names = flag_names(module, base)
+    if renamed := [f"--{flag} is --{name}" for flag, name in names.items() if flag != name]:
+        logger.info("this training code has flags of the same name: in its scripts %s", ", ".join(renamed))
 
     def __post_init__(self):
         if hasattr(base, "__post_init__"):
             base.__post_init__(self)
         self.vgift_flags = {flag: getattr(self, name) for flag, name in names.items()}
         settings = Settings(self.vgift_flags)
+        if host.refuses and settings.wanted():
+            raise ConfigError(f"{settings.words()} cannot be had here: {host.refuses}. Nothing was changed.")
         settings.check()
         if mistakes := [f"--{flag}: {host.refused[flag]}" for flag in settings.changed() if flag in host.refused]:
             raise ConfigError.of(mistakes)
         for method, flags in settings.wanted():
             method.check(flags, host, module)
+        if settings.wanted():
+            host.check_run(self, int(os.environ.get("WORLD_SIZE", "1")))  # no process group yet, but for the launcher's
 
     hints = {name: hint for method in METHODS for name, hint in get_type_hints(method.Flags).items()}
     added = []
@@ -114,10 +121,7 @@ def flag_names(module: ModuleType, base: type) -> dict[str, str]:
     """
     parsed = [one for one in vars(module).values() if isinstance(one, type) and is_dataclass(one)]
     taken = {one.name for kind in {base, *parsed} for one in fields(kind)}
-    names = {one.name: f"vgift_{one.name}" if one.name in taken else one.name for one in all_fields()}
-    if renamed := [f"--{flag} is --{name}" for flag, name in names.items() if flag != name]:
-        logger.info("this training code has flags of the same name: in its scripts %s", ", ".join(renamed))
-    return names
+    return {one.name: f"vgift_{one.name}" if one.name in taken else one.name for one in all_fields()}
 
 
 def _with_methods(
@@ -161,7 +165,6 @@ def apply(
 
     if not host.sees(data_args):
         raise ConfigError(f"{settings.words()}: needs a model that sees; this run has no --vision_tower")
-    host.check_run(data_module["train_dataset"], data_args, ranks.world_size())
     compared = {f"--{name}": str(value) for name, value in settings.as_dict().items() if name not in all_paths()}
     versions = {"vgift-plugin": __version__, **{name: version(name) for name in ("numpy", "Pillow")}}
     ranks.require_equal({**compared, **versions})

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from urllib.parse import quote, unquote
 
-from .errors import ConfigError, HookError
+from .errors import ConfigError, HookError, HostMismatchError
 from .hosts import HOSTS
 from .methods import METHODS
 from .methods.settings import Settings, all_paths
@@ -182,7 +182,13 @@ def attach_here(module: ModuleType) -> None:
         except OSError:  # another machine: the launcher's folder is not there, and nobody looks
             logger.debug("no receipt left for %s", event)
 
-    hook.attach(module, payload["flags"], leave_receipt)
+    try:
+        hook.attach(module, payload["flags"], leave_receipt)
+    except HostMismatchError as err:
+        if payload["flags"]:
+            raise
+        hook.show_log()
+        logger.warning("%s", err)
 
 
 def watch_parser(hf_argparser: ModuleType) -> None:

@@ -103,7 +103,9 @@ def find(path: str) -> tuple[Patch, Path]:
                 return patch, place.resolve()
     known = " nor ".join(dict.fromkeys(patch.target for patch in patches()))
     what = "there is no such file or folder" if not given.exists() else f"has neither {known}"
-    raise ConfigError(f"{path}: {what}; give the folder of a LLaVA checkout (the one with llava/ in it)")
+    raise ConfigError(
+        f"{path}: {what}; give the folder of a checkout (the one with llava/, tinyllava/ or qwenvl/ in it)"
+    )
 
 
 def run(action: str, path: str) -> tuple[str, bool]:

@@ -33,8 +33,9 @@ def _with_torchs_attention(modeling):
     original = modeling.PreTrainedModel.from_pretrained.__func__
 
     @functools.wraps(original)
-    def from_pretrained(cls, *arguments, attn_implementation=None, **rest):
-        given = "sdpa" if attn_implementation == "flash_attention_2" else attn_implementation
-        return original(cls, *arguments, attn_implementation=given, **rest)
+    def from_pretrained(cls, *arguments, **options):
+        if options.get("attn_implementation") == "flash_attention_2":
+            options["attn_implementation"] = "sdpa"
+        return original(cls, *arguments, **options)
 
     modeling.PreTrainedModel.from_pretrained = classmethod(from_pretrained)

@@ -16,16 +16,18 @@ import sys
 from pathlib import Path
 
 import on_a_cpu
+import recorder
 
 CPU = ["--use_cpu", "True", "--report_to", "none"]
 
 if __name__ == "__main__":
     on_a_cpu.stand_in()
+    recorder.record()
     host = Path(os.environ["VGIFT_QWEN"]).expanduser().absolute()
     script = host / "qwenvl" / "train" / "train_qwen.py"
     sys.path.append(str(host))
     data = importlib.import_module("qwenvl.data")
     data.data_dict.update(json.loads(Path(os.environ["VGIFT_QWEN_DATA"]).read_text()))
-    sys.argv = [str(script), *sys.argv[1:], *CPU]
+    sys.argv = [str(script), *CPU, *sys.argv[1:]]
     sys.path[0] = str(script.parent)  # as if Python had been given the script
     runpy.run_path(str(script), run_name="__main__")

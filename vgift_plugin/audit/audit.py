@@ -1,10 +1,11 @@
-"""`vgift audit`: how far solvers get that must fail, on held-out photographs, beside the computed chance."""
+"""`vgift audit`: the accuracy of solvers that must fail, on held-out photographs, beside chance and their controls."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Optional
 
@@ -12,18 +13,21 @@ import numpy as np
 
 from .. import __version__
 from ..data.arguments import option
+from ..data.files import write_whole
 from ..data.records import read_records
 from ..data.tally import Tally
 from ..errors import ConfigError
 from ..methods.vgift.flags import VgiftFlags
 from ..methods.vgift.streams import streams
-from ..report.intervals import effective_size, wilson
+from ..report.intervals import effective_size, mean_interval, wilson
 from ..report.page import check_outputs
 from ..tasks.registry import task_names
 from ..tasks.task import Sample
+from .classifier import guess, table_of
+from .controls import ShiftedSource
 from .page import audit_page, section
+from .parallel import parallel_map
 from .results import (
-    ABSENT,
     CLEAN,
     INFORMATIVE,
     LEAK,
@@ -33,111 +37,139 @@ from .results import (
     table_text,
 )
 from .solvers import (
+    CHANCE,
     CHEAT,
+    PRIOR,
+    SHIFTED,
     SOLVERS,
     Solver,
-    guess,
     require_sklearn,
-    table_of,
 )
+from .split import Measured, halves, measure, targets_of
 
 LEAST_SAMPLES = 20
-LEAST_PHOTOS = 10  # in each half; with fewer, a photograph may be in both
 SHOWN = 8  # samples of a leak
 
 
-def targets_of(responses: Sequence[str]) -> np.ndarray:
-    """Returns the answers as (n, items) strings, each column one classification.
-
-    `A-3, B-1` has two items, 3 and 1; an answer in one piece is one. So is everything where the answers differ in how
-    many pieces they have.
-    """
-    pieces = [[piece.rpartition("-")[2] for piece in response.split(", ")] for response in responses]
-    if len({len(some) for some in pieces}) > 1 or len(pieces[0]) == 1:
-        pieces = [[response] for response in responses]
-    return np.array(pieces)
+def _measure_both(
+    samples: Callable[[int], Sample], shifted: Callable[[int], Sample], solvers: Sequence[Solver], j: int
+) -> tuple[Measured, Measured]:
+    """Returns sample j as all solvers see it, and sample j of shifted photographs for those whose control that is."""
+    controlled = [solver for solver in solvers if solver.control == SHIFTED]
+    plain = measure(samples, solvers, j)
+    return plain, measure(shifted, controlled, j) if controlled else Measured([], plain.response, plain.sources)
 
 
-def halves(sources: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
-    """Splits samples by the photographs they were made of, in the order in which these came first.
-
-    Args:
-        sources: the paths of each sample's photographs.
-
-    Returns:
-        (train, test, group of each sample, apart): indices; whether no photograph is in both halves. Where too few
-        photographs are there for that (10 a half), the first half of the samples trains and the second tests.
-    """
-    parent: dict[str, str] = {}
-
-    def root(path: str) -> str:
-        while parent.setdefault(path, path) != path:
-            path = parent[path]
-        return path
-
-    named = [paths or (f"sample {k}",) for k, paths in enumerate(sources)]
-    for first, *others in named:
-        for other in others:
-            parent[root(other)] = root(first)
-    numbers: dict[str, int] = {}
-    groups = np.array([numbers.setdefault(root(paths[0]), len(numbers)) for paths in named])
-    ends = np.cumsum(np.bincount(groups))
-    border = int(np.searchsorted(ends, len(groups) / 2)) + 1  # groups below it train
-    apart = border >= LEAST_PHOTOS and len(ends) - border >= LEAST_PHOTOS
-    in_train = groups < border if apart else np.arange(len(groups)) < len(groups) // 2
-    return np.flatnonzero(in_train), np.flatnonzero(~in_train), groups, apart
+def _is_right(
+    problems: Sequence[tuple[np.ndarray, np.ndarray]], train: np.ndarray, test: np.ndarray, k: int
+) -> np.ndarray:
+    """Returns which held-out samples are right in the k-th problem, a pair of features and answers, (m,) booleans."""
+    table, column = problems[k]
+    return guess(table, column, train, test) == column[test]
 
 
 def examine(
     name: str,
     chance: float,
     samples: Callable[[int], Sample],
+    shifted: Callable[[int], Sample],
     n: int,
     threshold: float,
     solvers: Sequence[Solver] = SOLVERS,
+    workers: int | None = None,
 ) -> Report:
     """Measures all solvers on one task.
 
     Args:
         name: of the task.
-        chance: that a blind guess is entirely right, in [0, 1]; for answers of several items that of one item is used,
-            one in as many as there are different ones.
-        samples: j -> sample j, made anew each time it is asked for.
-        n: how many.
-        threshold: how far above chance the lower end of a cheat's interval may lie.
-        solvers: who tries.
+        chance: probability in [0, 1] that a blind guess is entirely right. For answers of several items it is that of
+            one item, computed as 1 / number of different items.
+        samples: j -> sample j.
+        shifted: j -> sample j of shifted photographs; see controls.py.
+        n: number of samples.
+        threshold: by how much a cheat may beat its control; see `compare`.
+        solvers: those to measure.
+        workers: number of processes; None for one a core. The report does not depend on it.
     """
-    from tqdm import tqdm
-
-    seen: list[list[np.ndarray]] = [[] for _ in solvers]
-    responses, sources = [], []
-    for j in tqdm(range(n), desc=f"audit {name}: samples", unit="", leave=False):
-        sample = samples(j)  # seen at once and let go: 2,000 pictures would not fit
-        for rows, solver in zip(seen, solvers, strict=True):
-            rows.append(solver.see(sample))
-        responses.append(sample.response)
-        sources.append(sample.sources)
-    targets = targets_of(responses)
-    train, test, groups, apart = halves(sources)
+    both = partial(_measure_both, samples, shifted, solvers)
+    plain, moved = zip(*parallel_map(both, range(n), workers, f"audit {name}: samples"), strict=True)
+    train, test, groups, apart = halves([one.sources for one in plain])
+    problems, columns = [], []  # `columns`: of each solver, then of each control
+    for measured in (plain, moved):
+        targets = targets_of([one.response for one in measured])
+        for rows in zip(*(one.features for one in measured), strict=True):
+            table = table_of(rows)
+            columns.append(targets.shape[1] if table.shape[1] else 0)
+            problems += [(table, column) for column in targets.T[: columns[-1]]]
+    targets = targets_of([one.response for one in plain])
     if targets.shape[1] > 1:
         chance = 1 / len(np.unique(targets))
-    rows, solved = [], {}
-    for solver, raw in zip(tqdm(solvers, desc=f"audit {name}: solvers", unit="", leave=False), seen, strict=True):
-        table = table_of(raw)
-        if not table.shape[1]:
-            rows.append(Row(name, solver.name, solver.kind, chance, None, None, None, ABSENT))
-            continue
-        right = np.stack([guess(table, column, train, test) == column[test] for column in targets.T], axis=1)
-        accuracy = float(right.mean())
-        low, high = wilson(accuracy, effective_size(right, groups[test]))
-        beats = low > chance + threshold
-        verdict = (LEAK if beats else CLEAN) if solver.kind == CHEAT else (INFORMATIVE if beats else USELESS)
-        rows.append(Row(name, solver.name, solver.kind, chance, accuracy, low, high, verdict))
-        if verdict == LEAK:
-            best = np.argsort(-right.mean(1), kind="stable")[:SHOWN]
-            solved[solver.name] = test[best[right[best].any(1)]].tolist()
+    solve = partial(_is_right, problems, train, test)
+    solved = iter(parallel_map(solve, range(len(problems)), workers, f"audit {name}: solvers"))
+    right = [np.array([next(solved) for _ in range(items)]).T for items in columns]  # (m, items) each
     split = {"train": len(train), "test": len(test), "items": targets.shape[1], "photographs": int(groups.max()) + 1}
-    return Report(name, rows, {**split, "photographs_apart": apart}, solved)
+    found = Report(name, [], {**split, "photographs_apart": apart})
+    of_controls, prior = iter(right[len(solvers) :]), None
+    for solver, correct in zip(solvers, right, strict=False):
+        row, control = Row(name, solver.name, solver.kind, chance), (CHANCE, None)
+        if solver.control == SHIFTED:
+            control = SHIFTED, next(of_controls)
+        elif solver.control == PRIOR and prior is not None:
+            control = PRIOR, prior
+        if correct.size:
+            row = compare(row, correct, groups[test], *control, threshold)
+        if solver.control == CHANCE and row.verdict == LEAK:
+            prior = correct
+        if row.verdict == LEAK:
+            best = np.argsort(-correct.mean(1), kind="stable")[:SHOWN]
+            found.solved[solver.name] = test[best[correct[best].any(1)]].tolist()
+        found.rows.append(row)
+    return found
+
+
+def compare(
+    row: Row,
+    right: np.ndarray,
+    groups: np.ndarray,
+    control: str,
+    control_right: np.ndarray | None,
+    threshold: float,
+) -> Row:
+    """Returns a row with its numbers and its verdict.
+
+    A cheat leaks if it beats both chance and its control by more than the threshold, each by the lower end of a 95 %
+    interval: that of its accuracy, and that of the difference to the control. The former guards against a control that
+    is below chance by accident. A cue is informative if it beats chance likewise.
+
+    Args:
+        row: the names and chance.
+        right: (m, items) booleans, the solver's on the held-out samples.
+        groups: (m,) numbers of the photographs; samples of one photograph count together.
+        control: name of a cheat's control.
+        control_right: (m, items) booleans, the control's on the same samples; None for chance.
+        threshold: in [0, 1).
+    """
+    accuracy = float(right.mean())
+    low, high = wilson(accuracy, effective_size(right, groups))
+    row = replace(row, accuracy=accuracy, low=low, high=high)
+    beats_chance = low > row.chance + threshold
+    if row.kind != CHEAT:
+        return replace(row, verdict=INFORMATIVE if beats_chance else USELESS)
+    if control_right is None:  # chance is a constant, so the interval only moves
+        of_control, ends = row.chance, (low - row.chance, high - row.chance)
+    else:
+        of_control = float(control_right.mean())
+        apart = groups if len(np.unique(groups)) > 1 else np.arange(len(groups))
+        ends = mean_interval(right.mean(1) - control_right.mean(1), apart)
+    return replace(
+        row,
+        control=control,
+        control_accuracy=of_control,
+        difference=accuracy - of_control,
+        difference_low=ends[0],
+        difference_high=ends[1],
+        verdict=LEAK if beats_chance and ends[0] > threshold else CLEAN,
+    )
 
 
 def audit(
@@ -148,6 +180,7 @@ def audit(
     output: str = "audit.html",
     json_path: str | None = None,
     threshold: float = 0.03,
+    workers: int | None = None,
 ) -> tuple[str, bool]:
     """Audits the tasks asked for, on the first samples of epoch 0, and writes the page.
 
@@ -158,7 +191,9 @@ def audit(
         n: samples of each task; one half trains the solvers, the other tests them.
         output: the page, `.html`.
         json_path: where the same rows go as JSON, if anywhere.
-        threshold: how far above chance the lower end of a cheat's 95 % interval may lie, in [0, 1).
+        threshold: by how much a cheat may beat its control, in [0, 1): the largest lower end of the 95 % interval of
+            the difference that is no leak.
+        workers: number of processes; None for one a core. The numbers do not depend on it.
 
     Returns:
         (table for the terminal, whether no cheat leaks).
@@ -180,14 +215,14 @@ def audit(
     tally = Tally()
     reports, sections = [], []
     for stream in made:
-        report = examine(
-            stream.task.name, stream.task.chance, lambda j, stream=stream: stream(0, j, tally), n, threshold
-        )
+        shifted = replace(stream, source=ShiftedSource(stream.source))
+        numbered = partial(stream, 0, on_redraw=tally), partial(shifted, 0)
+        report = examine(stream.task.name, stream.task.chance, *numbered, n, threshold, workers=workers)
         report = replace(report, split={**report.split, "passed_over": tally.counts().get(report.task, {})})
         reports.append(report)
-        sections.append(section(report, lambda j, stream=stream: stream(0, j)))
+        sections.append(section(report, partial(stream, 0)))
     table, clean = table_text(reports), not any(report.solved for report in reports)
-    Path(output).write_text(audit_page(n, asked, sections, table), encoding="utf-8")
+    write_whole(Path(output), audit_page(n, asked, sections, table).encode())
     if json_path is not None:
         parts = {
             "splits": {report.task: report.split for report in reports},
@@ -196,8 +231,8 @@ def audit(
         given = {name: value for name, value in asked.as_dict().items() if value is not None}
         of = {"vgift-plugin": __version__, "image_folder": image_folder, "data_path": data_path}
         whole = {**of, "flags": given, "n": n, "threshold": threshold, "clean": clean, **parts}
-        Path(json_path).write_text(json.dumps(whole, indent=1), encoding="utf-8")
-    passed = f"no cheat's interval begins more than {threshold:.1%} above chance"
+        write_whole(Path(json_path), json.dumps(whole, indent=1).encode())
+    passed = f"no cheat's interval begins more than {threshold:.1%} above its control"
     return f"{table}\n{output}: {passed if clean else 'some answers leak, see LEAK'}", clean
 
 
@@ -222,7 +257,7 @@ class Audit:
     output: str = option("audit.html", "the page", short="-o", metavar="FILE")
     json: Optional[str] = option(None, "the same rows as JSON", metavar="FILE")
     threshold: float = option(
-        0.03, "a cheat leaks where the lower end of its 95 % interval is further above chance", metavar="X"
+        0.03, "a cheat leaks if its 95 % intervals begin further above chance and above its control", metavar="X"
     )
 
     def run(self) -> tuple[str, int]:

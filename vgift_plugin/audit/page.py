@@ -46,14 +46,16 @@ def section(found: Report, samples: Callable[[int], Sample]) -> Section:
 
 
 def _bar(row: Row) -> dict[str, Any]:
-    absent = row.accuracy is None
+    absent, control = row.accuracy is None, ""
+    if row.control is not None:
+        control = f" (control {row.control_accuracy:.1%})"
     return {
         "label": row.solver,
         "share": row.accuracy,
         "low": row.low,
         "high": row.high,
         "fill": "bad" if row.verdict == LEAK else "good" if row.kind == CHEAT else "cue",
-        "text": "nothing of the kind to see" if absent else f"{row.accuracy:.1%} {row.verdict}",
+        "text": "nothing of the kind to see" if absent else f"{row.accuracy:.1%} {row.verdict}{control}",
     }
 
 

@@ -6,12 +6,17 @@ from types import ModuleType
 
 from ..errors import HostMismatchError
 from .base import Host
+from .descendants import VILA, Bunny, Cambrian, MoELLaVA, ShareGPT4V
 from .llava import LLaVA
 from .qwen_vl import QwenSeries, QwenVL
 from .tinyllava import TinyLLaVA
 
 IGNORE_INDEX = -100  # torch's label for "no loss here", which all of them use
-HOSTS: tuple[Host, ...] = (TinyLLaVA(), QwenVL(), QwenSeries(), LLaVA())
+HOSTS: tuple[Host, ...] = (
+    *(TinyLLaVA(), QwenVL(), QwenSeries()),
+    *(Bunny(), MoELLaVA(), ShareGPT4V(), VILA(), Cambrian()),
+    LLaVA(),
+)
 
 
 def host_of(module: ModuleType) -> Host:

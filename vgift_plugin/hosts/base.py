@@ -47,20 +47,30 @@ class Host(Protocol):
 
     Attributes:
         name: as users call it.
-        packages: import names of the package that trains.
-        modules: training modules that are attached to as soon as they are imported.
         prepare: name of the model's method that turns token ids and pictures into embeddings; "" where the model's
             forward does that itself.
         trainer_name: the global under which `train()` looks up its trainer class.
         refused: {flag of the plugin that has no effect here: why, and what to do instead}.
+        refuses: why nothing that the plugin's flags ask for can be done here, and what to do instead; else "".
     """
 
     name: str
-    packages: tuple[str, ...]
-    modules: tuple[str, ...]
     prepare: str
     trainer_name: str
     refused: Mapping[str, str]
+    refuses: str
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Import names of the package that trains; a class attribute, as the next two."""
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Training modules that are attached to as soon as they are imported."""
+
+    @property
+    def prepared(self) -> tuple[str, ...]:
+        """What `prepare` returns, by the names of `model_hooks.Prepared`."""
 
     # The module that trains
     def missing(self, module: ModuleType) -> list[str]:
@@ -85,7 +95,7 @@ class Host(Protocol):
     def source(self, data_args: Any) -> str:
         """Returns what to call the base records in the mix table."""
 
-    def check_run(self, dataset: Any, data_args: Any, world: int) -> None:
+    def check_run(self, data_args: Any, world: int) -> None:
         """Raises ConfigError where `world` ranks would not hold the same records, with the cure."""
 
     def conversations(self, dataset: Any) -> int:

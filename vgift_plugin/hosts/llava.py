@@ -1,4 +1,4 @@
-"""LLaVA-1.5 and the forks that keep its training module: LLaVA-NeXT, V-GIFT's."""
+"""LLaVA-1.5 and the forks that keep its training module: LLaVA-NeXT, V-GIFT's; the base of most other hosts."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import copy
 import importlib
 import inspect
 import io
+import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +19,7 @@ from ..data.records import has_picture
 from ..errors import ConfigError, HostMismatchError
 from .base import ARGUMENTS, MAKE, ChatTemplate, TextPath
 
+PREPARED = ("input_ids", "position_ids", "attention_mask", "past_key_values", "inputs_embeds", "labels")
 CLIP = {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}  # clip-vit-large-patch14-336
 
 
@@ -27,8 +30,11 @@ class LLaVA:
     packages: tuple[str, ...] = ("llava",)
     modules: tuple[str, ...] = ("llava.train.train",)
     prepare = "prepare_inputs_labels_for_multimodal"
+    prepared: tuple[str, ...] = PREPARED
     trainer_name = "LLaVATrainer"
+    length_names: tuple[str, ...] = ("lengths", "modality_lengths")
     refused: Mapping[str, str] = {}
+    refuses = ""
 
     def missing(self, module: ModuleType) -> list[str]:
         return data_module_problems(module, {"data_path", "image_folder"}, {"tokenizer", "data_args"})
@@ -64,7 +70,7 @@ class LLaVA:
     def source(self, data_args: Any) -> str:
         return str(data_args.data_path)
 
-    def check_run(self, dataset: Any, data_args: Any, world: int) -> None:
+    def check_run(self, data_args: Any, world: int) -> None:
         """Nothing: its records are the same on all ranks."""
 
     def conversations(self, dataset: Any) -> int:
@@ -75,11 +81,13 @@ class LLaVA:
 
     def lengths(self, dataset: Any, record: dict) -> dict[str, int]:
         alone = self._alone(dataset, record)
-        return {name: getattr(alone, name)[0] for name in ("lengths", "modality_lengths")}
+        return {name: getattr(alone, name)[0] for name in self.length_names if hasattr(type(dataset), name)}
 
     def _alone(self, dataset: Any, record: dict) -> Any:
         """Returns a copy of the dataset that has this one record."""
         alone = copy.copy(dataset)
+        kind: Any = type(dataset)
+        alone.__class__ = raising(kind)
         if alone.data_args.image_folder is None:  # the host joins it with the path
             alone.data_args = copy.copy(alone.data_args)
             alone.data_args.image_folder = ""
@@ -146,6 +154,25 @@ class LLaVA:
 
     def token_limit(self, model: Any) -> int | None:
         return getattr(model.config, "tokenizer_model_max_length", None)
+
+
+@cache
+def raising(kind: Any) -> type:
+    """Returns a dataset's class that raises the error for which some hosts' `__getitem__` takes another record.
+
+    They do so by calling it again while they handle the error (MoE-LLaVA), or by trying its `_get_item` some times
+    more (LLaVA-NeXT); a record that is alone has no other, so its error would be hidden or come late.
+    """
+
+    def __getitem__(self, index):
+        if hasattr(kind, "_get_item"):
+            return self._get_item(index)
+        if self._asked:
+            raise sys.exc_info()[1] or LookupError(f"{kind.__name__} has no other record")
+        self._asked = True
+        return kind.__getitem__(self, index)
+
+    return type(kind.__name__, (kind,), {"__getitem__": __getitem__, "__module__": kind.__module__, "_asked": False})
 
 
 def data_module_problems(module: ModuleType, needed: set[str], parameters: set[str]) -> list[str]:

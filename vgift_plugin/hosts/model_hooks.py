@@ -76,6 +76,7 @@ class Step:
     """
 
     required = True
+    _warned = False
 
     def attach(self, module: nn.Module) -> None:
         """Training begins; `module` is the host's own model, without wrappers."""
@@ -92,6 +93,12 @@ class Step:
 
     def forward(self, module: nn.Module, output: Any, tokens: Tokens) -> Any:
         """Returns the model's output, changed; None leaves it. Called where the batch has labels."""
+
+    def warn_no_logits(self, module: nn.Module, what: str) -> None:
+        """Warns, once, that `what` is not reported, since the model returns no logits."""
+        if not self._warned:
+            logger.warning("%s: not reported, %s returns no logits (a fused loss?)", what, type(module).__name__)
+        self._warned = True
 
 
 class ModelHooks(TrainerCallback):
@@ -266,15 +273,15 @@ class ModelHooks(TrainerCallback):
             self._tokens = Tokens.of(prepared.labels, prepared.facts, self._items)
         if mask is None and prepared.attention_mask is found.attention_mask:
             prepared = prepared._replace(attention_mask=None)
-        return tuple(prepared[:6])
+        return tuple(getattr(prepared, name) for name in self.host.prepared)
 
     def _located(self, returned: Any, labels: Tensor | None) -> Prepared:
         """Reads what the host prepared: the places it moved become labels, facts and columns of visual tokens."""
-        names = Prepared._fields[:6]
+        names = self.host.prepared
         if not isinstance(returned, tuple) or len(returned) != len(names):
             found = f"{len(returned)} values" if isinstance(returned, tuple) else type(returned).__name__
             raise HostMismatchError(f"{self.host.prepare}: expected ({', '.join(names)}), found {found}")
-        prepared = Prepared(*returned)
+        prepared = Prepared(**{**dict.fromkeys(Prepared._fields), **dict(zip(names, returned, strict=True))})
         places = prepared.labels
         image = None if prepared.inputs_embeds is None else prepared.attention_mask.bool() & (places < 0)
         return prepared._replace(

@@ -59,7 +59,7 @@ class QwenVL(LLaVA):
     def source(self, data_args: Any) -> str:
         return str(data_args.dataset_use)
 
-    def check_run(self, dataset: Any, data_args: Any, world: int) -> None:
+    def check_run(self, data_args: Any, world: int) -> None:
         if world > 1 and "%" in data_args.dataset_use:
             raise ConfigError(
                 f"--dataset_use {data_args.dataset_use}: this training code draws `name%N` subsets without a seed, so "
@@ -132,8 +132,8 @@ class QwenSeries(QwenVL):
     """2U1/Qwen-VL-Series-Finetune: records and an image folder as LLaVA has them, flat items, padded batches."""
 
     name = "Qwen-VL-Series-Finetune"
-    packages: tuple[str, ...] = ("src",)
-    modules: tuple[str, ...] = ()
+    packages = ("src",)
+    modules = ()
     trainer_name = "QwenSFTTrainer"
     refused: Mapping[str, str] = {
         **QwenVL.refused,
@@ -153,7 +153,7 @@ class QwenSeries(QwenVL):
     def source(self, data_args: Any) -> str:
         return str(data_args.data_path)
 
-    def check_run(self, dataset: Any, data_args: Any, world: int) -> None:
+    def check_run(self, data_args: Any, world: int) -> None:
         """Its records are the same on all ranks."""
 
     def conversations(self, dataset: Any) -> int:

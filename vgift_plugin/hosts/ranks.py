@@ -51,13 +51,6 @@ def require_equal(facts: dict[str, str]) -> None:
 _calls = itertools.count()
 
 
-def world_size() -> int:
-    """Returns how many ranks there are."""
-    import torch.distributed as dist
-
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
 def _store() -> Any:
     """Returns the store at which the ranks met; None where there is but one."""
     import torch.distributed as dist

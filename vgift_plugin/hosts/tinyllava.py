@@ -16,8 +16,8 @@ class TinyLLaVA(LLaVA):
     """TinyLLaVA_Factory. Its `train()` is not LLaVA's, its dataset words records by `text_preprocess`."""
 
     name = "TinyLLaVA"
-    packages: tuple[str, ...] = ("tinyllava",)
-    modules: tuple[str, ...] = ("tinyllava.train.train",)
+    packages = ("tinyllava",)
+    modules = ("tinyllava.train.train",)
 
     def missing(self, module: ModuleType) -> list[str]:
         home = getattr(getattr(module, ARGUMENTS, None), "__module__", "")

@@ -21,7 +21,7 @@ from ..methods.stic.prompts import NEUTRAL
 from ..report.intervals import effective_size, mean_interval, wilson
 from ..tasks.task import tidy
 from .task_accuracy import MARGIN
-from .visual_contribution import RIGHT, Needs
+from .visual_contribution import RIGHT, Measured
 
 PLAIN, DESCRIBED = "plain", "described"
 LONGEST = 256  # tokens of a description
@@ -31,8 +31,8 @@ EQUAL = "equals_answer"
 FIELDS = ("description", DESCRIBED, EQUAL, NOT)  # added to a row
 
 
-def ask(checkpoint: Checkpoint, chosen: Needs, block: range) -> list[dict[str, Any]]:
-    """Returns the rows of `Needs.measure`, with what describing first makes of them.
+def ask(checkpoint: Checkpoint, chosen: Measured, block: range) -> list[dict[str, Any]]:
+    """Returns the rows of `Measured.measure`, with what describing first makes of them.
 
     A measured row gets `description`, `described`: mean log p per answer token with it, and, where the first answer is
     short, `equals_answer`: {"plain": does the model's reply equal it?, "described"}; or `not_described`: why there is

@@ -10,8 +10,8 @@ import numpy as np
 from ..data.records import IMAGE, top_folder
 from ..methods.vgift.stream import Stream
 from ..report.page import embed, render
-from . import task_accuracy as sights
-from . import visual_contribution as needs
+from . import task_accuracy as accuracy
+from . import visual_contribution as contribution
 
 MISTAKES = 12
 LISTED, PICTURED = 100, 12  # records that need their picture least
@@ -19,14 +19,14 @@ BINS = 40
 PICTURE_PX = 320
 
 
-def sights_page(
+def tasks_page(
     made: Sequence[Stream], results: dict[str, Any], rows: dict[str, list[dict]], about: str, table: str
 ) -> str:
     """Returns the page on tasks: accuracy in the three ways of asking, and the worst mistakes with their pictures.
 
     Args:
         made: the samples of each task.
-        results: {task: accuracies}, see `task_accuracy.tabulate`.
+        results: {task: accuracies}, see `accuracy.tabulate`.
         rows: {task: answered samples}.
         about: what was probed.
         table: all numbers.
@@ -38,9 +38,9 @@ def sights_page(
             {
                 "name": name,
                 "chance": results[name]["chance"],
-                "bars": [_bar(way, results[name][way]) for way in sights.WAYS],
-                "wrong": sum(row["scores"][sights.SIGHTED] < 1 for row in rows[name]),
-                "figures": [_mistake(stream, row) for row in sights.worst(rows[name], MISTAKES)],
+                "bars": [_bar(way, results[name][way]) for way in accuracy.WAYS],
+                "wrong": sum(row["scores"][accuracy.SIGHTED] < 1 for row in rows[name]),
+                "figures": [_mistake(stream, row) for row in accuracy.worst(rows[name], MISTAKES)],
             }
         )
     return render("task_accuracy.html", about=about, tasks=tasks, table=table)
@@ -52,7 +52,7 @@ def _bar(way: str, result: dict[str, Any]) -> dict[str, Any]:
         "share": result["accuracy"],
         "low": result["low"],
         "high": result["high"],
-        "fill": "good" if way == sights.SIGHTED else "cue",
+        "fill": "good" if way == accuracy.SIGHTED else "cue",
         "text": f"{result['accuracy']:.1%}",
     }
 
@@ -62,11 +62,11 @@ def _mistake(stream: Stream, row: dict[str, Any]) -> dict[str, Any]:
         "picture": embed(stream(0, row["number"]).image, longest_px=PICTURE_PX),
         "question": row["question"],
         "answer": row["answer"],
-        "replies": [(way, row["replies"][way], row["scores"][way] == 1) for way in sights.WAYS],
+        "replies": [(way, row["replies"][way], row["scores"][way] == 1) for way in accuracy.WAYS],
     }
 
 
-def needs_page(chosen: needs.Needs, measured: Sequence[dict[str, Any]], about: str, table: str) -> str:
+def records_page(chosen: contribution.Measured, measured: Sequence[dict[str, Any]], about: str, table: str) -> str:
     """Returns the page on a data set: histograms of the gains, and the records that need their picture least.
 
     Args:
@@ -78,9 +78,11 @@ def needs_page(chosen: needs.Needs, measured: Sequence[dict[str, Any]], about: s
     return render(
         "visual_contribution.html",
         about=about,
-        histograms={kind: _histogram([needs.gains(row)[kind] for row in measured]) for kind in needs.AGAINST},
+        histograms={
+            kind: _histogram([contribution.gains(row)[kind] for row in measured]) for kind in contribution.AGAINST
+        },
         figures=[_record(chosen, row) for row in measured[:PICTURED]],
-        rows=[{**row, "gains": needs.gains(row)} for row in measured[:LISTED]],
+        rows=[{**row, "gains": contribution.gains(row)} for row in measured[:LISTED]],
         total=len(measured),
         table=table,
     )
@@ -114,14 +116,14 @@ def _histogram(values: Sequence[float]) -> dict[str, Any]:
     return {"bars": bars, "ticks": ticks}
 
 
-def _record(chosen: needs.Needs, row: dict[str, Any]) -> dict[str, Any]:
+def _record(chosen: contribution.Measured, row: dict[str, Any]) -> dict[str, Any]:
     turns = chosen.record(row["number"])["conversations"]
     return {
         "picture": embed(chosen.open(row["number"]), longest_px=PICTURE_PX),
         "id": row["id"],
         "folder": top_folder(row["image"]) or "–",
         "turns": [(_short(turn["value"]), turn.get("from") == "human") for turn in turns[:4]],
-        "gains": needs.gains(row),
+        "gains": contribution.gains(row),
     }
 
 

@@ -57,7 +57,7 @@ def ask(checkpoint: Checkpoint, stream: Stream, block: range, n: int) -> list[di
         items = [checkpoint.sample(sample) for sample in pictures]
         limits = [checkpoint.answer_length(item) + MARGIN for item in items]
         replies[way] = checkpoint.generate(items, limits)
-    folder = getattr(stream.source, "root", None) or stream.source.folder
+    folder = stream.source.root
     rows = []
     for k, (j, sample) in enumerate(zip(block, samples, strict=True)):
         told = {way: replies[way][k] for way in WAYS}

@@ -46,7 +46,7 @@ def choose(positions: Sequence[int], n: int, seed: int) -> list[int]:
     return [positions[permute(k, size, seed, "probe", "records")] for k in range(min(n, size))]
 
 
-class Needs:
+class Measured:
     """The chosen records of a data set.
 
     Args:

@@ -165,13 +165,14 @@ class InstructionLabels:
         return covered(text, tokens, places) & ~np.isin(ids, self._special)
 
     def _all(self, ids: list[int]) -> np.ndarray:
-        """Returns all tokens but BOS, padding, pictures' places and the white space beside them.
+        """Returns all tokens but the first, BOS, padding, pictures' places and the white space beside them.
 
         A picture's place is a run of negative ids, and the pair of special tokens around it, where there is one
         (`<im_start>`, `<|vision_start|>`).
         """
         text, tokens = self.texts.read(ids)
         chosen = (np.array(ids) >= 0) & ~np.isin(ids, self._never)
+        chosen[:1] = False  # nothing predicts it; in a flattened row the conversation before would
         special = np.isin(ids, self._special)
         for first in (k for k, id in enumerate(ids) if id < 0 and (k == 0 or ids[k - 1] >= 0)):
             last = next(k for k in range(first, len(ids) + 1) if k == len(ids) or ids[k] >= 0) - 1

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback
 
 from ...errors import HostMismatchError
-from ...hosts import IGNORE_INDEX
+from ...hosts import IGNORE_INDEX, outputs
 from ...hosts.model_hooks import Step
 from ...hosts.token_facts import Tokens
 from ...hosts.trainer import all_reduced, log_metrics
@@ -23,7 +23,8 @@ class InstructionLosses(Step, TrainerCallback):
     Args:
         weight: of an instruction's token beside a response's, λ from 0 up. With 1, the paper's, the model's own loss is
             left as it is; else (responses + λ · instructions) over their tokens, counted alike, takes its place. (Over
-            all tokens of the optimizer step, where transformers' trainer says how many these are, from 4.46 on.)
+            all tokens of the optimizer step, where transformers' trainer says how many these are, from 4.46 on.) What
+            balances a model's experts is no token's and is added as it is.
     """
 
     def __init__(self, weight: float = 1.0):
@@ -31,40 +32,43 @@ class InstructionLosses(Step, TrainerCallback):
         self.required = weight != 1
         self._sums: torch.Tensor | None = None  # response: loss, tokens; instruction: loss, tokens
 
-    def forward(self, module: Any, output: Any, tokens: Tokens) -> None:
+    def forward(self, module: Any, output: Any, tokens: Tokens) -> Any:
         """Sums up over the tokens of this forward, in training alone, and weighs them.
 
         Raises:
             HostMismatchError: they are to be weighed, and the model does not return their scores.
         """
-        logits = getattr(output, "logits", None)
+        loss, logits, router = outputs.read(output)
         if not module.training or tokens.instruction is None:
-            return
-        if logits is None or output.loss is None:
+            return None
+        if logits is None or loss is None:
             if self.required:
                 raise HostMismatchError(
                     f"--instruct_loss_weight {self.weight:g}: {type(module).__name__} returns no loss with the "
                     "scores of all tokens beside it (a fused loss?), so they cannot be weighed; train with weight 1"
                 )
-            return
+            self.warn_no_logits(module, "response_loss and instruction_loss")
+            return None
         labels, instruction = (one[:, 1:].to(logits.device) for one in (tokens.labels, tokens.instruction))
         rows, columns = ((labels != IGNORE_INDEX) & ~instruction).nonzero(as_tuple=True)
         responses, instructions = len(rows), int(instruction.sum())
         if not responses + instructions:  # a mean over nothing is no number
-            return
+            return None
         with torch.set_grad_enabled(self.required):
             response = logits.new_zeros((), dtype=torch.float32)
             for some in zip(rows.split(ROWS), columns.split(ROWS), strict=True):
                 response = response + cross_entropy(logits[some].float(), labels[some], reduction="sum")
             # The model's loss is one sum over all of them, divided: what responses leave of it is the instructions'.
             divisor = responses + instructions if tokens.items is None else tokens.items
-            rest = output.loss * divisor - response
+            rest = (loss if router is None else loss - router) * divisor - response
             if self.required:  # of instructions alone, with weight 0, nothing is learned
                 weighted = responses + self.weight * instructions or 1
-                output.loss = (response + self.weight * rest) / (weighted if tokens.items is None else divisor)
+                mean = (response + self.weight * rest) / (weighted if tokens.items is None else divisor)
+                output = outputs.with_loss(output, mean if router is None else mean + router)
         counts = response.new_tensor([responses, instructions])
         sums = torch.stack([response.detach(), counts[0], rest.detach(), counts[1]]).double()
         self._sums = sums if self._sums is None else self._sums + sums
+        return output
 
     def take(self) -> dict[str, float]:
         """Returns the mean losses since the last call, over all ranks, which must all call it; {} without any."""

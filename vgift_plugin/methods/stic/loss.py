@@ -9,6 +9,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from ...hosts.model_hooks import Prepared, Step
+from ...hosts.outputs import read
 from ...hosts.trainer import all_reduced, log_metrics
 from .dpo import Terms, dpo_loss, response_logps
 from .reference import Reference
@@ -61,8 +62,7 @@ class PreferenceLoss(Step, TrainerCallback):
         finally:
             self._taking = False
         assert self._labels is not None, "ModelHooks must hold this step"
-        logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
-        return response_logps(logits, self._labels), outputs
+        return response_logps(read(outputs).logits, self._labels), outputs
 
     def prepared(self, prepared: Prepared) -> Prepared:
         """Takes the labels from what the host prepared."""

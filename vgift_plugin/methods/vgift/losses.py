@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from ...hosts import IGNORE_INDEX
+from ...hosts import IGNORE_INDEX, outputs
 from ...hosts.model_hooks import Step
 from ...hosts.token_facts import Tokens
 from ...hosts.trainer import all_reduced, log_metrics
@@ -32,8 +32,11 @@ class TaskLosses(Step, TrainerCallback):
     def forward(self, module: Any, output: Any, tokens: Tokens) -> None:
         """Adds up the losses of one batch; only places that carry loss are looked at."""
         self.tokens = tokens
-        logits = getattr(output, "logits", None)
-        if not module.training or logits is None or tokens.task is None:
+        if not module.training or tokens.task is None:
+            return
+        logits = outputs.read(output).logits
+        if logits is None:
+            self.warn_no_logits(module, "loss_base and loss_<task>")
             return
         with torch.no_grad():
             true = tokens.labels[:, 1:]

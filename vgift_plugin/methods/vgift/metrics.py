@@ -17,7 +17,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 
 from ...errors import ConfigError
-from ...hosts import IGNORE_INDEX
+from ...hosts import IGNORE_INDEX, outputs
 from ...hosts.base import ChatTemplate
 from ...hosts.token_facts import with_facts
 from ...hosts.token_text import TokenText
@@ -74,7 +74,7 @@ class Accuracy:
     def reduce(self, logits: Any, labels: torch.Tensor) -> torch.Tensor:
         """Returns (batch, length of `labels`, 4): predicted token, true token, number of the task and of the sample at
         every place that carries loss, these first, then IGNORE_INDEX."""
-        logits = logits[0] if isinstance(logits, tuple) else logits
+        logits = outputs.read(logits).logits if isinstance(logits, tuple) else logits
         tokens = self.losses.tokens
         result = labels.new_full((*labels.shape, 4), IGNORE_INDEX)  # as wide as the labels, which all ranks pad alike
         if tokens is None or tokens.task is None or tokens.sample is None:

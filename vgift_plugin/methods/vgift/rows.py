@@ -50,14 +50,14 @@ class RowSource:
         path: the file of rows.
         task: whose samples they are.
         format: how they are read.
-        folder: what the names of photographs are relative to.
+        root: the folder that the names of photographs are relative to.
 
     Raises:
         ConfigError: a row is malformed, or names a photograph outside the folder or one that is missing.
     """
 
-    def __init__(self, path: str | Path, task: Task, format: RowFormat, folder: str):
-        self.path, self.task, self.format, self.folder = str(path), task, format, folder
+    def __init__(self, path: str | Path, task: Task, format: RowFormat, root: str):
+        self.path, self.task, self.format, self.root = str(path), task, format, root
         rng, ids, names = generator(0, "rows"), [], {}
 
         def read(number: int, row: dict) -> None:
@@ -77,10 +77,10 @@ class RowSource:
         same = np.flatnonzero(self._ids[1:] == self._ids[:-1])
         if len(same):
             raise ConfigError(f"{path}: the id {self._ids[same[0]].decode()!r} stands twice")
-        missing = absent(folder, names)
+        missing = absent(root, names)
         if missing:
             raise ConfigError(
-                f"{path}: {len(missing):,} of the {len(names):,} photographs it names are not in {folder}: "
+                f"{path}: {len(missing):,} of the {len(names):,} photographs it names are not in {root}: "
                 f"{some(missing)}\nName the folder they are relative to: --ssl_image_folder"
             )
 
@@ -120,7 +120,7 @@ class RowSource:
 
     def paths(self, row: dict) -> list[str]:
         """Returns the paths of a row's photographs."""
-        return [os.path.join(self.folder, inside(row[key])) for key in self.format.sources]
+        return [os.path.join(self.root, inside(row[key])) for key in self.format.sources]
 
     def load(self, row: dict, rng: np.random.Generator) -> tuple[list[Image.Image], Params]:
         """Opens a row's photographs and reads its choices; see `open_photo` and `RowFormat.read`."""

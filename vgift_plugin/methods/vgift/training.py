@@ -197,7 +197,7 @@ def describe(
     if replay is not None:
         mix["base"]["published"] = {
             "metadata": replay.metadata,
-            "photographs": replay.sources[0].folder,
+            "photographs": replay.sources[0].root,
             "samples": replay.counts(),
         }
     return mix

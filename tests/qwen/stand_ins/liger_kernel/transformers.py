@@ -1,8 +1,27 @@
-"""The names that Qwen-VL-Series-Finetune imports; on a CPU it is run with `--use_liger False`."""
+"""The names that Qwen-VL-Series-Finetune imports. What counts for a plugin is what its fused loss leaves out: a forward
+in training returns the loss and no logits."""
+
+import functools
+
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
 
 
-def _needs_a_gpu(*_, **__):
-    raise RuntimeError("liger-kernel's kernels need a GPU: --use_liger False")
+def _without_logits(model):
+    original = model.forward
+
+    @functools.wraps(original)
+    def forward(self, *args, **kwargs):
+        output = original(self, *args, **kwargs)
+        if self.training and kwargs.get("labels") is not None:
+            output.logits = None
+        return output
+
+    model.forward = forward
 
 
-apply_liger_kernel_to_qwen2_vl = apply_liger_kernel_to_qwen2_5_vl = _needs_a_gpu
+def apply_liger_kernel_to_qwen2_vl():
+    _without_logits(Qwen2VLForConditionalGeneration)
+
+
+def apply_liger_kernel_to_qwen2_5_vl():
+    _without_logits(Qwen2_5_VLForConditionalGeneration)

@@ -3,7 +3,3 @@
 A chunk's borders depend on the settings alone, so the result is the same to the byte for any number of processes,
 machines and interruptions; see `data.jobs`.
 """
-
-from .job import export
-
-__all__ = ["export"]

@@ -28,99 +28,110 @@ INDEX = {"llava": "vgift.json", "messages": "vgift.jsonl"}
 RESULT = "export.json"
 
 
-def export(
-    flags: dict,
-    image_folder: str,
-    output: str,
-    format: str,
-    data_path: str | None = None,
-    n: int | None = None,
-    epoch: int = 0,
-    jpeg_quality: int | None = None,
-    chunk_size: int = 500,
-    workers: int | None = None,
-) -> str:
-    """Writes the samples; goes on where an interrupted export stopped.
+@dataclass(frozen=True, kw_only=True)
+class ExportSamples(VgiftFlags):
+    """Write the samples training would see to files, for trainers that cannot load a plugin.
 
-    Args:
-        flags: {flag: value} as given.
-        image_folder: as LLaVA has it; without `data_path`, the images to make samples of.
-        output: a folder of this export alone.
-        format: `llava` (pictures and vgift.json), `webdataset` (tar shards, a folder a task), or `messages` (pictures
-            and vgift.jsonl).
-        data_path: LLaVA records: `--ssl_ratio` counts them, samples are made of their images, and with `--ssl_replay`
-            their published samples are written too. Without it the ratio counts the images.
-        n: samples of each task, instead of by ratio.
-        epoch: the epoch of training whose samples are written, from 0 up.
-        jpeg_quality: 1 to 100; None writes PNG, bit by bit what training sees.
-        chunk_size: samples in a chunk, which is a shard, and what an interruption can cost.
-        workers: processes; all cores by default, shared among the ranks of one machine.
-
-    Returns:
-        one line for the terminal.
-
-    Raises:
-        ConfigError: a flag or path is wrong, or the folder holds something else; nothing was written.
+    An interrupted export is continued. With data_path, --ssl_ratio counts its records, samples are made of their images
+    and with --ssl_replay their published samples are written too; without it the ratio counts the images.
     """
-    _check(format, n, epoch, jpeg_quality, chunk_size, workers)
-    given = VgiftFlags.of(flags)
-    asks = given.tasks()
-    if not given.makes_samples:
-        raise ConfigError(f"--ssl_tasks is missing; known tasks: {', '.join(task_names())}")
-    records = read_records(data_path)
-    replay = find_replay(given, records or (), image_folder)
-    made = streams(given, asks, records, image_folder, replay)
-    if n is None:
-        size = len(records) if records is not None else max((len(stream.source) for stream in made), default=0)
-        numbers = counts(asks, given.ssl_ratio, size)
-    else:
-        numbers = [n if ask.weight else 0 for ask in asks]
-    parts = [(stream, number) for stream, number in zip(made, numbers, strict=True) if number]
-    listed = [] if replay is None else [(k, record) for k, record in enumerate(records) if k in replay]
-    what = Export(parts, (replay, listed) if listed else None, epoch, format, jpeg_quality, output, chunk_size)
-    settings = {
-        "vgift_plugin": __version__,
-        **{name: value for name, value in given.as_dict().items() if value is not None},
-        "format": format,
-        "epoch": epoch,
-        "jpeg_quality": jpeg_quality,
-        "chunk_size": chunk_size,
-        "samples": what.sizes(),
-        "sources": {stream.task.name: f"{stream.source.where}, {stream.source.fingerprint()}" for stream, _ in parts},
-    }
-    if listed:
-        settings["sources"]["published"] = ", ".join(f"{one.where}, {one.fingerprint()}" for one in replay.sources)
-    if _finished(output, settings):
-        shutil.rmtree(Path(output, PARTS), ignore_errors=True)  # killed between writing the result and this
-        return f"{output}: complete already, nothing to do"
-    with Job(Path(output, PARTS), settings, remove=output, root=Path(output)) as job:
-        total = len(what.chunks)
-        chunks = job.complete("chunks", total, what.write, workers=workers or job.ranks.cores)
-        if chunks is not None:
-            return _assemble(what, settings, chunks)
-        if _finished(output, settings):  # another rank was faster
-            return f"{output}: complete"
-        return job.left("chunks", total)
 
+    EXAMPLE: ClassVar[str] = (
+        "example:\n  vgift export --ssl_tasks rotation,color --ssl_ratio 0.1 --data_path mix.json \\\n"
+        "      --image_folder DIR -o OUT --format webdataset\n\n"
+        "Run it again to go on after an interruption; run it under torchrun to share the work between machines."
+    )
 
-def _check(format: str, n: int | None, epoch: int, quality: int | None, chunk_size: int, workers: int | None) -> None:
-    mistakes = []
-    if format not in FORMATS:
-        mistakes.append(f"--format {format}: must be one of {', '.join(FORMATS)}")
-    if format == "webdataset":
-        try:
-            import webdataset  # noqa: F401
-        except ImportError:
-            mistakes.append("--format webdataset needs the webdataset library: pip install 'vgift-plugin[webdataset]'")
-    if quality is not None and not 1 <= quality <= 100:
-        mistakes.append(f"--jpeg_quality {quality}: must be 1 to 100")
-    if epoch < 0:
-        mistakes.append(f"--epoch {epoch}: must be 0 or more")
-    for name, value in (("-n", n), ("--chunk_size", chunk_size), ("--workers", workers)):
-        if value is not None and value < 1:
-            mistakes.append(f"{name} {value}: must be at least 1")
-    if mistakes:
-        raise ConfigError.of(mistakes)
+    image_folder: str = option(help="images; with --data_path what its paths are relative to", metavar="DIR")
+    data_path: Optional[str] = option(None, "LLaVA records: the ratio counts them, images are theirs", metavar="JSON")
+    output: str = option(help="a new folder", short="-o", metavar="DIR")
+    format: str = option(
+        help="llava (pictures and vgift.json), webdataset (tar shards, a folder for each task) or messages (pictures "
+        "and vgift.jsonl)",
+        metavar="F",
+    )
+    n: Optional[int] = option(None, "samples of each task, instead of --ssl_ratio", short="-n", metavar="N")
+    epoch: int = option(0, "whose samples: epoch E of training", metavar="E")
+    jpeg_quality: Optional[int] = option(None, "JPEG of this quality; PNG, lossless, by default", metavar="Q")
+    chunk_size: int = option(500, "samples in a chunk, which is a shard", metavar="N")
+    workers: Optional[int] = option(None, "processes; all cores by default", metavar="N")
+
+    def run(self) -> str:
+        """Returns one line for the terminal.
+
+        Raises:
+            ConfigError: a flag or path is wrong, or the folder holds something else; nothing was written.
+        """
+        self._check()
+        given = VgiftFlags.of(self)
+        asks = given.tasks()
+        if not given.makes_samples:
+            raise ConfigError(f"--ssl_tasks is missing; known tasks: {', '.join(task_names())}")
+        records = read_records(self.data_path)
+        replay = find_replay(given, records or (), self.image_folder)
+        made = streams(given, asks, records, self.image_folder, replay)
+        if self.n is None:
+            size = len(records) if records is not None else max((len(stream.source) for stream in made), default=0)
+            numbers = counts(asks, given.ssl_ratio, size)
+        else:
+            numbers = [self.n if ask.weight else 0 for ask in asks]
+        parts = [(stream, number) for stream, number in zip(made, numbers, strict=True) if number]
+        listed = [] if replay is None else [(k, record) for k, record in enumerate(records) if k in replay]
+        what = Export(
+            parts,
+            (replay, listed) if listed else None,
+            self.epoch,
+            self.format,
+            self.jpeg_quality,
+            self.output,
+            self.chunk_size,
+        )
+        settings = {
+            "vgift_plugin": __version__,
+            **{name: value for name, value in given.as_dict().items() if value is not None},
+            "format": self.format,
+            "epoch": self.epoch,
+            "jpeg_quality": self.jpeg_quality,
+            "chunk_size": self.chunk_size,
+            "samples": what.sizes(),
+            "sources": {
+                stream.task.name: f"{stream.source.where}, {stream.source.fingerprint()}" for stream, _ in parts
+            },
+        }
+        if listed:
+            settings["sources"]["published"] = ", ".join(f"{one.where}, {one.fingerprint()}" for one in replay.sources)
+        if _finished(self.output, settings):
+            shutil.rmtree(Path(self.output, PARTS), ignore_errors=True)  # killed between writing the result and this
+            return f"{self.output}: complete already, nothing to do"
+        with Job(Path(self.output, PARTS), settings, remove=self.output, root=Path(self.output)) as job:
+            total = len(what.chunks)
+            chunks = job.complete("chunks", total, what.write, workers=self.workers or job.ranks.cores)
+            if chunks is not None:
+                return _assemble(what, settings, chunks)
+            if _finished(self.output, settings):  # another rank was faster
+                return f"{self.output}: complete"
+            return job.left("chunks", total)
+
+    def _check(self) -> None:
+        mistakes = []
+        if self.format not in FORMATS:
+            mistakes.append(f"--format {self.format}: must be one of {', '.join(FORMATS)}")
+        if self.format == "webdataset":
+            try:
+                import webdataset  # noqa: F401
+            except ImportError:
+                mistakes.append(
+                    "--format webdataset needs the webdataset library: pip install 'vgift-plugin[webdataset]'"
+                )
+        if self.jpeg_quality is not None and not 1 <= self.jpeg_quality <= 100:
+            mistakes.append(f"--jpeg_quality {self.jpeg_quality}: must be 1 to 100")
+        if self.epoch < 0:
+            mistakes.append(f"--epoch {self.epoch}: must be 0 or more")
+        for name, value in (("-n", self.n), ("--chunk_size", self.chunk_size), ("--workers", self.workers)):
+            if value is not None and value < 1:
+                mistakes.append(f"{name} {value}: must be at least 1")
+        if mistakes:
+            raise ConfigError.of(mistakes)
 
 
 def _finished(output: str, settings: dict) -> bool:
@@ -168,29 +179,3 @@ def _index(entries: Iterable[dict], format: str) -> Iterator[bytes]:
         yield (lead + json.dumps(entry)).encode()
         lead = between
     yield end.encode()
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportSamples(VgiftFlags):
-    """Write the samples training would see to files, for trainers that cannot load a plugin."""
-
-    EXAMPLE: ClassVar[str] = (
-        "example:\n  vgift export --ssl_tasks rotation,color --ssl_ratio 0.1 --data_path mix.json \\\n"
-        "      --image_folder DIR -o OUT --format webdataset\n\n"
-        "Run it again to go on after an interruption; run it under torchrun to share the work between machines."
-    )
-
-    image_folder: str = option(help="images; with --data_path what its paths are relative to", metavar="DIR")
-    data_path: Optional[str] = option(None, "LLaVA records: the ratio counts them, images are theirs", metavar="JSON")
-    output: str = option(help="a new folder", short="-o", metavar="DIR")
-    format: str = option(help="llava, webdataset or messages", metavar="F")
-    n: Optional[int] = option(None, "samples of each task, instead of --ssl_ratio", short="-n", metavar="N")
-    epoch: int = option(0, "whose samples: epoch E of training", metavar="E")
-    jpeg_quality: Optional[int] = option(None, "JPEG of this quality; PNG, lossless, by default", metavar="Q")
-    chunk_size: int = option(500, "samples in a chunk, which is a shard", metavar="N")
-    workers: Optional[int] = option(None, "processes; all cores by default", metavar="N")
-
-    def run(self) -> str:
-        """See `export`."""
-        names = ("image_folder", "output", "format", "data_path", "n", "epoch", "jpeg_quality", "chunk_size", "workers")
-        return export(self.as_dict(), **{name: getattr(self, name) for name in names})

@@ -1,5 +1,1 @@
 """`vgift pairs`: matched points of pairs of different photographs, by DINOv2 features."""
-
-from .job import make_pairs
-
-__all__ = ["make_pairs"]

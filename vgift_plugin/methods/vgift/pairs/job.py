@@ -11,7 +11,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import Any, ClassVar, Optional
 
@@ -88,25 +88,9 @@ def _check(mistakes: dict[str, bool]) -> None:
         raise ConfigError.of(wrong)
 
 
-def make_pairs(
-    image_folder: str,
-    output: str,
-    *,
-    pairs: str | None = None,
-    masks: str | None = None,
-    model: str = "facebook/dinov2-base",
-    seed: int = 0,
-    distractors: int = 6,
-    min_distance: float = 0.15,
-    min_similarity: float = 0.4,
-    min_margin: float = 0.05,
-    border: float = 0.05,
-    max_global_similarity: float = 0.98,
-    resolution: int = 224,
-    batch_size: int = 16,
-    workers: int = 4,
-) -> str:
-    """Matches points of pairs of photographs; returns one line that says how it went.
+@dataclass(frozen=True, kw_only=True)
+class MatchPairs:
+    """Match points of different photographs by DINOv2 features, for --ssl_pairs.
 
     Each line of `output` is a kept pair: {"id", "image1", "image2", "wh1": [w, h], "wh2", "query": [x, y], "match",
     "distractors": [[x, y], ...], "similarity", "margin", "label"}. Points are pixels of the upright photograph at its
@@ -115,77 +99,7 @@ def make_pairs(
     without a list of pairs each waits until all photographs have their features. The file is the same for any number of
     ranks and interruptions on one kind of machine with one version of torch and transformers; on a CPU also for any
     batch size.
-
-    Args:
-        image_folder: the photographs, searched recursively; what the names in `pairs` are relative to.
-        output: the file to write, JSON lines; `OUTPUT.parts` and `OUTPUT.report.json` appear beside it.
-        pairs: a list of pairs (see `read_pairs`); without it each photograph is paired with its most similar other one.
-        masks: label maps of the photographs (see `matching.read_labels`, `matching.place_labels`); without them the
-            object is the whole photograph.
-        model: a DINOv2, by name or folder.
-        seed: of queries and distractors; a pair's depend on it and on the two names alone.
-        distractors: wrong candidates stored for each pair at most, 2 or more.
-        min_distance: least distance between candidates, as a share of the second photograph's shorter side.
-        min_similarity: least cosine similarity of query and match.
-        min_margin: how much less similar everything farther than `min_distance` from the match must be.
-        border: least distance of points from the edge, as a share of the shorter side.
-        max_global_similarity: photographs more similar than this are near-duplicates and no pair (without a list).
-        resolution: shorter side of what the model sees, in pixels.
-        batch_size: pairs at once; also photographs at once in the model, on cuda.
-        workers: threads that open photographs.
-
-    Raises:
-        ConfigError: a setting, the list, the model or a folder is not usable, or it was begun with other settings.
     """
-    _check(
-        {
-            f"--image_folder {image_folder} is not a folder": not os.path.isdir(image_folder),
-            f"--masks {masks} is not a folder": masks is not None and not os.path.isdir(masks),
-            f"--distractors {distractors}: at least 2": distractors < 2,
-            f"--min_distance {min_distance}: above 0, below 1": not 0 < min_distance < 1,
-            f"--min_similarity {min_similarity}: -1 to 1": not -1 <= min_similarity <= 1,
-            f"--min_margin {min_margin}: 0 to 2": not 0 <= min_margin <= 2,
-            f"--border {border}: 0 or more, below 0.5": not 0 <= border < 0.5,
-            f"--max_global_similarity {max_global_similarity}: -1 to 1": not -1 <= max_global_similarity <= 1,
-            f"--resolution {resolution}: 28 to 4096": not 28 <= resolution <= 4096,
-            f"--batch_size {batch_size}: at least 1": batch_size < 1,
-            f"--workers {workers}: at least 1": workers < 1,
-        }
-    )
-    rules = Rules(distractors, min_distance, min_similarity, min_margin, border)
-    settings = {"model": model, "resolution": resolution, "seed": seed, "masks": masks, **asdict(rules)}
-    if pairs is not None:
-        listed = read_pairs(pairs)
-        if not any(os.path.exists(os.path.join(image_folder, name)) for pair in listed for name in pair):
-            raise ConfigError(
-                f"--image_folder {image_folder} holds none of the photographs of {pairs}: {listed[0][0]}, …"
-            )
-        settings["pairs"] = _digest(listed)
-    else:
-        source = from_folder(image_folder)
-        names = [source.name(k) for k in range(len(source))]
-        settings |= {"photographs": _digest(names), "max_global_similarity": max_global_similarity}
-    encoder = Encoder(model, resolution, batch_size, Ranks.here().local_rank)
-    settings["precision"] = f"{encoder.precision} on {encoder.device.type}"
-    matcher = Matcher(image_folder, masks, encoder, rules, seed, workers)
-    with FileJob(output, settings) as job:
-        if pairs is not None:
-            chosen, passed_over = listed, {}
-        else:
-            chosen, passed_over = job.agree("list", lambda: neighbours(job, matcher, names, max_global_similarity))
-            if not chosen:
-                raise ConfigError(f"{image_folder}: no photograph has a neighbour ({passed_over}); see {job.where}")
-        items = job.complete(
-            "pairs", len(chosen), lambda block: matcher.match([chosen[k] for k in block]), block_size=batch_size
-        )
-        if items is None:
-            return job.left("pairs", len(chosen))
-        return _write(job, items, passed_over)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MatchPairs:
-    """Match points of different photographs by DINOv2 features, for --ssl_pairs."""
 
     EXAMPLE: ClassVar[str] = (
         "example:\n  vgift pairs --image_folder DIR --model facebook/dinov2-base -o pairs.jsonl\n\n"
@@ -215,5 +129,68 @@ class MatchPairs:
     workers: int = option(4, "threads that open photographs", metavar="N")
 
     def run(self) -> str:
-        """See `make_pairs`."""
-        return make_pairs(**{one.name: getattr(self, one.name) for one in fields(self)})
+        """Returns one line that says how it went.
+
+        Raises:
+            ConfigError: a setting, the list, the model or a folder is not usable, or it was begun with other settings.
+        """
+        _check(
+            {
+                f"--image_folder {self.image_folder} is not a folder": not os.path.isdir(self.image_folder),
+                f"--masks {self.masks} is not a folder": self.masks is not None and not os.path.isdir(self.masks),
+                f"--distractors {self.distractors}: at least 2": self.distractors < 2,
+                f"--min_distance {self.min_distance}: above 0, below 1": not 0 < self.min_distance < 1,
+                f"--min_similarity {self.min_similarity}: -1 to 1": not -1 <= self.min_similarity <= 1,
+                f"--min_margin {self.min_margin}: 0 to 2": not 0 <= self.min_margin <= 2,
+                f"--border {self.border}: 0 or more, below 0.5": not 0 <= self.border < 0.5,
+                f"--max_global_similarity {self.max_global_similarity}: -1 to 1": not -1
+                <= self.max_global_similarity
+                <= 1,
+                f"--resolution {self.resolution}: 28 to 4096": not 28 <= self.resolution <= 4096,
+                f"--batch_size {self.batch_size}: at least 1": self.batch_size < 1,
+                f"--workers {self.workers}: at least 1": self.workers < 1,
+            }
+        )
+        rules = Rules(self.distractors, self.min_distance, self.min_similarity, self.min_margin, self.border)
+        settings = {
+            "model": self.model,
+            "resolution": self.resolution,
+            "seed": self.seed,
+            "masks": self.masks,
+            **asdict(rules),
+        }
+        if self.pairs is not None:
+            listed = read_pairs(self.pairs)
+            if not any(os.path.exists(os.path.join(self.image_folder, name)) for pair in listed for name in pair):
+                raise ConfigError(
+                    f"--image_folder {self.image_folder} holds none of the photographs of {self.pairs}: "
+                    f"{listed[0][0]}, …"
+                )
+            settings["pairs"] = _digest(listed)
+        else:
+            source = from_folder(self.image_folder)
+            names = [source.name(k) for k in range(len(source))]
+            settings |= {"photographs": _digest(names), "max_global_similarity": self.max_global_similarity}
+        encoder = Encoder(self.model, self.resolution, self.batch_size, Ranks.here().local_rank)
+        settings["precision"] = f"{encoder.precision} on {encoder.device.type}"
+        matcher = Matcher(self.image_folder, self.masks, encoder, rules, self.seed, self.workers)
+        with FileJob(self.output, settings) as job:
+            if self.pairs is not None:
+                chosen, passed_over = listed, {}
+            else:
+                chosen, passed_over = job.agree(
+                    "list", lambda: neighbours(job, matcher, names, self.max_global_similarity)
+                )
+                if not chosen:
+                    raise ConfigError(
+                        f"{self.image_folder}: no photograph has a neighbour ({passed_over}); see {job.where}"
+                    )
+            items = job.complete(
+                "pairs",
+                len(chosen),
+                lambda block: matcher.match([chosen[k] for k in block]),
+                block_size=self.batch_size,
+            )
+            if items is None:
+                return job.left("pairs", len(chosen))
+            return _write(job, items, passed_over)

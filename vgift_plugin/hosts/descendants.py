@@ -1,0 +1,99 @@
+"""LLaVA's descendants whose package has a name of its own, and those in which nothing can be mixed in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from types import ModuleType
+from typing import Any
+
+from .base import ARGUMENTS
+from .llava import LLaVA
+
+OWN_FLAG = "this training code has a flag of its own for this, {}"
+
+
+class Bunny(LLaVA):
+    """BAAI-DCAI/Bunny: LLaVA's data module, in another file than its `train()`."""
+
+    name = "Bunny"
+    packages = ("bunny",)
+    modules = ("bunny.train.train",)
+    trainer_name = "BunnyTrainer"
+
+    def missing(self, module: ModuleType) -> list[str]:
+        return [*named(module, self.trainer_name), *super().missing(module)]
+
+
+class ShareGPT4V(LLaVA):
+    """ShareGPT4V (in InternLM/InternLM-XComposer): LLaVA 1.1's model, which has no position ids."""
+
+    name = "ShareGPT4V"
+    packages = ("share4v",)
+    modules = ("share4v.train.train",)
+    trainer_name = "Share4VTrainer"
+    prepared = tuple(name for name in LLaVA.prepared if name != "position_ids")
+    refused: Mapping[str, str] = {"tune_vision_tower": OWN_FLAG.format("--tune_vision_tower True")}
+
+    def missing(self, module: ModuleType) -> list[str]:
+        return [*named(module, self.trainer_name), *super().missing(module)]
+
+
+class MoELLaVA(LLaVA):
+    """PKU-YuanGroup/MoE-LLaVA: several files of records, an image tower beside a video tower, experts."""
+
+    name = "MoE-LLaVA"
+    packages = ("moellava",)
+    modules = ("moellava.train.train",)
+
+    def missing(self, module: ModuleType) -> list[str]:
+        return [*with_fields(module, "video_folder", "num_frames"), *super().missing(module)]
+
+    def source(self, data_args: Any) -> str:
+        return ", ".join(data_args.data_path)
+
+    def vision_tower(self, model: Any) -> Any:
+        return model.get_image_tower() if hasattr(model, "get_image_tower") else None
+
+
+class VILA(LLaVA):
+    """NVlabs/VILA, whose package is called `llava` too."""
+
+    name = "VILA"
+    refuses = (
+        "VILA hands its trainer callbacks of its own beside the data module and counts its records before anything "
+        "could be mixed in; write the samples with `vgift export`, describe vgift.json and its folder as a data set "
+        "(VILA_DATASETS) and add it to --data_mixture"
+    )
+
+    def missing(self, module: ModuleType) -> list[str]:
+        return [*with_fields(module, "data_mixture", "num_video_frames"), *super().missing(module)]
+
+
+class Cambrian(LLaVA):
+    """cambrian-mllm/cambrian."""
+
+    name = "Cambrian"
+    packages = ("cambrian",)
+    modules = ("cambrian.train.train_fsdp",)
+    trainer_name = "CambrianTrainer"
+    refuses = (
+        "Cambrian trains on TPUs, and reads each record from a line of its file when it is asked for, so that nothing "
+        "can be mixed in; write the samples with `vgift export` below --image_folder and append the records of "
+        "vgift.json to that file, one a line, with paths relative to --image_folder"
+    )
+
+    def missing(self, module: ModuleType) -> list[str]:
+        return [*named(module, self.trainer_name), *super().missing(module)]
+
+
+def named(module: ModuleType, name: str) -> list[str]:
+    """Returns what is missing where a module lacks a name, by which its family is told from the others."""
+    return [] if hasattr(module, name) else [f"{name}: expected this trainer class, found nothing of the name"]
+
+
+def with_fields(module: ModuleType, *names: str) -> list[str]:
+    """Returns what is missing where `DataArguments` lack fields, by which a family is told from the others."""
+    own = getattr(module, ARGUMENTS, None)
+    has = {one.name for one in fields(own)} if isinstance(own, type) and is_dataclass(own) else set()
+    return [f"{ARGUMENTS}: expected the field {name}" for name in names if name not in has]
