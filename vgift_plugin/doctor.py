@@ -142,7 +142,7 @@ def _module(name: str) -> tuple[list[str], Host | None]:
         return [f"{package:<13} not importable"], None
     offered = packages_distributions().get(package, [])
     known = ", ".join(f"{one} {_version(one)}" for one in offered) or "no distribution: a checkout on the path"
-    where = next(iter(spec.submodule_search_locations or []), spec.origin)
+    where = str(next(iter(spec.submodule_search_locations or []), spec.origin))
     lines = [f"{package:<13} {known}  {where}"]
     try:
         with contextlib.redirect_stdout(sys.stderr):

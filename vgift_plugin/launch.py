@@ -203,10 +203,10 @@ def watch_parser(hf_argparser: ModuleType) -> None:
 
     @functools.wraps(original)
     def __init__(self, dataclass_types, *args, **kwargs):
-        caller = sys.modules.get(sys._getframe(1).f_globals.get("__name__"))
+        caller = sys.modules.get(sys._getframe(1).f_globals.get("__name__", ""))
         own = getattr(caller, ARGUMENTS, None)
         types = tuple(dataclass_types) if isinstance(dataclass_types, (list, tuple)) else (dataclass_types,)
-        if own in types and hasattr(caller, MAKE):
+        if caller is not None and own in types and hasattr(caller, MAKE):
             parser.__init__ = original
             attach_here(caller)
             types = tuple(getattr(caller, ARGUMENTS) if one is own else one for one in types)

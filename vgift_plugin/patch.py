@@ -101,11 +101,10 @@ def find(path: str) -> tuple[Patch, Path]:
         for place in places:
             if place.is_file() and place.parts[-len(target.parts) :] == target.parts:
                 return patch, place.resolve()
-    known = " nor ".join(dict.fromkeys(patch.target for patch in patches()))
-    what = "there is no such file or folder" if not given.exists() else f"has neither {known}"
-    raise ConfigError(
-        f"{path}: {what}; give the folder of a checkout (the one with llava/, tinyllava/ or qwenvl/ in it)"
-    )
+    targets = list(dict.fromkeys(patch.target for patch in patches()))
+    what = "there is no such file or folder" if not given.exists() else f"has neither {' nor '.join(targets)}"
+    packages = " or ".join(f"{Path(target).parts[0]}/" for target in targets)
+    raise ConfigError(f"{path}: {what}; give the folder of a checkout (the one with {packages} in it)")
 
 
 def run(action: str, path: str) -> tuple[str, bool]:

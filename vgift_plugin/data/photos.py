@@ -54,7 +54,9 @@ def open_photo(path: str, upright: bool = True, longest_px: int | None = None) -
                 scale = longest_px / max(image.size)
                 image.draft("RGB", (math.ceil(image.width * scale), math.ceil(image.height * scale)))
             if upright and image.getexif().get(ORIENTATION, 1) != 1:
-                return ImageOps.exif_transpose(image).convert("RGB")
+                turned = ImageOps.exif_transpose(image)
+                assert turned is not None  # None is for `in_place`
+                return turned.convert("RGB")
             image.load()
             return image if image.mode == "RGB" else image.convert("RGB")  # convert() copies, 9 MB at 2000×1500
     except FileNotFoundError:
@@ -158,7 +160,9 @@ class RecordNames:
         self.records, self.positions = records, positions
 
     def __call__(self, index: int) -> str:
-        return picture_name(self.records[int(self.positions[index])])
+        name = picture_name(self.records[int(self.positions[index])])
+        assert name is not None
+        return name
 
 
 def is_published(name: str) -> bool:
@@ -215,15 +219,15 @@ def from_records(records: Sequence[dict], folder: str) -> ImageSource:
         ConfigError: no record has an image, or no photograph.
     """
     names = [image if type(image := record.get("image")) is str else picture_name(record) for record in records]
-    seen = dict(zip(reversed(names), reversed(range(len(names))), strict=True))  # keeps the first of each name
-    seen.pop(None, None)
+    every = dict(zip(reversed(names), reversed(range(len(names))), strict=True))  # keeps the first of each name
+    seen = {name: position for name, position in every.items() if name is not None}
     if not seen:
         raise ConfigError(
             "no record of the base set has an image to make samples of; name a folder: --ssl_image_folder"
         )
     positions = sorted(position for name, position in seen.items() if not is_published(name))
     if not positions:
-        raise ConfigError(_all_published("images of the base set", len(seen), names[min(seen.values())]))
+        raise ConfigError(_all_published("images of the base set", len(seen), min(seen, key=seen.__getitem__)))
     where = "images of the base records" + _left_out(len(seen) - len(positions))
     return ImageSource(where, len(positions), folder, RecordNames(records, np.array(positions, np.int64)))
 

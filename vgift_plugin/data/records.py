@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import overload
 
 from ..errors import ConfigError
 
@@ -40,6 +41,10 @@ def why_not_one_picture(record: dict) -> str | None:
     return None if places == 1 else f"{IMAGE} stands {places} times"
 
 
+@overload
+def read_records(data_path: str) -> list[dict]: ...
+@overload
+def read_records(data_path: str | None) -> list[dict] | None: ...
 def read_records(data_path: str | None) -> list[dict] | None:
     """Returns the LLaVA records of a JSON file; None if no path is given.
 

@@ -46,9 +46,9 @@ class Rows(Sequence):
     def _scan(self, on_row: Callable[[int, dict], None]) -> Iterator[int]:
         """Yields the offset of every row in the text."""
         text, decode = self._text, json.JSONDecoder().raw_decode
-        place = _BETWEEN.match(text).end()
+        place = _after_space(text, 0)
         listed = text.startswith("[", place)
-        place = _BETWEEN.match(text, place + listed).end()
+        place = _after_space(text, place + listed)
         count = 0
         while place < len(text) and not (listed and text[place] == "]"):
             try:
@@ -60,14 +60,14 @@ class Rows(Sequence):
             count += 1
             on_row(count, row)
             yield place
-            place = _BETWEEN.match(text, end).end()
+            place = _after_space(text, end)
         if listed and place >= len(text):
             raise ConfigError(f"{self.path}: ends after row {count:,}, before its closing bracket; is it cut off?")
 
     def __len__(self) -> int:
         return len(self._starts)
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: Any) -> Any:
         return json.JSONDecoder().raw_decode(self._text, int(self._starts[index]))[0]
 
     def part(self, numbers: np.ndarray) -> Rows:
@@ -75,6 +75,12 @@ class Rows(Sequence):
         some = copy.copy(self)
         some._starts = self._starts[numbers]
         return some
+
+
+def _after_space(text: str, place: int) -> int:
+    match = _BETWEEN.match(text, place)
+    assert match is not None  # it matches nothing, too
+    return match.end()
 
 
 def inside(name: Any) -> str:

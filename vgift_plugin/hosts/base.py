@@ -47,24 +47,30 @@ class Host(Protocol):
 
     Attributes:
         name: as users call it.
-        packages: import names of the package that trains.
-        modules: training modules that are attached to as soon as they are imported.
         prepare: name of the model's method that turns token ids and pictures into embeddings; "" where the model's
             forward does that itself.
-        prepared: what that method returns, by the names of `model_hooks.Prepared`.
         trainer_name: the global under which `train()` looks up its trainer class.
         refused: {flag of the plugin that has no effect here: why, and what to do instead}.
         refuses: why nothing that the plugin's flags ask for can be done here, and what to do instead; else "".
     """
 
     name: str
-    packages: tuple[str, ...]
-    modules: tuple[str, ...]
     prepare: str
-    prepared: tuple[str, ...]
     trainer_name: str
     refused: Mapping[str, str]
     refuses: str
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Import names of the package that trains; a class attribute, as the next two."""
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Training modules that are attached to as soon as they are imported."""
+
+    @property
+    def prepared(self) -> tuple[str, ...]:
+        """What `prepare` returns, by the names of `model_hooks.Prepared`."""
 
     # The module that trains
     def missing(self, module: ModuleType) -> list[str]:

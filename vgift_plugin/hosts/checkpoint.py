@@ -189,7 +189,7 @@ class Checkpoint:
         batch = self._batch([self._question(item) for item in items])
         options = {"pad_token_id": self.tokenizer.pad_token_id, "eos_token_id": self._end(), "do_sample": False}
         if temperature > 0:
-            options["logits_processor"] = [drawing(temperature, seeds)]
+            options["logits_processor"] = [drawing(temperature, list(seeds or ()))]
         ids, _ = batch.pop("input_ids"), batch.pop("labels")
         with torch.inference_mode(), self._padded("left"), self._greedy():
             out = self.model.generate(ids, **batch, **options, max_new_tokens=max(limits))

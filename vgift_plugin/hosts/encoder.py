@@ -65,16 +65,17 @@ def on_grid(image: Image.Image, step: int, least: int, most: int) -> Image.Image
     It is shrunk as a whole where it is larger, so that markers stay in proportion, and filled up with grey on the right
     and below. With step 28 and 784 to 50,176 pixels 336×160 becomes 291×138 on a canvas of 308×140.
     """
-    wh, scale = image.size, 1.0
+    wh: tuple[int, ...] = image.size
+    scale = 1.0
     while (canvas := [-(-side // step) * step for side in wh])[0] * canvas[1] > most and min(wh) > 1:
         scale *= 0.99
         wh = tuple(max(1, int(side * scale)) for side in image.size)
     while canvas[0] * canvas[1] < least:
         canvas[canvas[0] > canvas[1]] += step
-    small = image if wh == image.size else image.resize(wh, Image.Resampling.LANCZOS)
-    if tuple(canvas) == small.size:
+    small = image if wh == image.size else image.resize((wh[0], wh[1]), Image.Resampling.LANCZOS)
+    if (canvas[0], canvas[1]) == small.size:
         return small
-    result = Image.new("RGB", tuple(canvas), (128, 128, 128))
+    result = Image.new("RGB", (canvas[0], canvas[1]), (128, 128, 128))
     result.paste(small, (0, 0))
     return result
 

@@ -43,9 +43,10 @@ class LLaVA:
         from transformers import Trainer
 
         trainer, train = getattr(module, self.trainer_name, None), getattr(module, "train", None)
+        names = getattr(getattr(train, "__code__", None), "co_names", ())
         if not (isinstance(trainer, type) and issubclass(trainer, Trainer)):
             problem = f"expected a subclass of transformers.Trainer, found {trainer!r}"
-        elif getattr(train, "__globals__", None) is vars(module) and self.trainer_name not in train.__code__.co_names:
+        elif getattr(train, "__globals__", None) is vars(module) and self.trainer_name not in names:
             problem = "expected train() to look it up as a global, it does not"
         else:
             return trainer
@@ -85,7 +86,8 @@ class LLaVA:
     def _alone(self, dataset: Any, record: dict) -> Any:
         """Returns a copy of the dataset that has this one record."""
         alone = copy.copy(dataset)
-        alone.__class__ = raising(type(dataset))
+        kind: Any = type(dataset)
+        alone.__class__ = raising(kind)
         if alone.data_args.image_folder is None:  # the host joins it with the path
             alone.data_args = copy.copy(alone.data_args)
             alone.data_args.image_folder = ""
@@ -104,7 +106,7 @@ class LLaVA:
         arguments = dataset.data_args
         processor, aspect = getattr(arguments, "image_processor", None), getattr(arguments, "image_aspect_ratio", None)
         whole = aspect == "pad" or str(aspect).startswith(("anyres", "highres"))
-        if whole or not getattr(processor, "do_center_crop", False):
+        if whole or processor is None or not getattr(processor, "do_center_crop", False):
             return None
         red, green, blue = (int(255 * mean) for mean in processor.image_mean)
         return red, green, blue
@@ -155,7 +157,7 @@ class LLaVA:
 
 
 @cache
-def raising(kind: type) -> type:
+def raising(kind: Any) -> type:
     """Returns a dataset's class that raises the error for which some hosts' `__getitem__` takes another record.
 
     They do so by calling it again while they handle the error (MoE-LLaVA), or by trying its `_get_item` some times

@@ -74,7 +74,7 @@ def _tensorboard(folder: str) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        from tensorboardX import SummaryWriter
+        from tensorboardX import SummaryWriter  # type: ignore[no-redef]
     return SummaryWriter(folder)
 
 

@@ -44,13 +44,11 @@ class MethodFlags:
 
 
 class Plan(Protocol):
-    """What a method will do in one run. It reads all files and checks all records when it is created.
+    """What a method will do in one run. It reads all files and checks all records when it is created."""
 
-    Attributes:
-        facts: {name: value} that must be equal on all ranks.
-    """
-
-    facts: dict[str, str]
+    @property
+    def facts(self) -> dict[str, str]:
+        """{name: value} that must be equal on all ranks."""
 
     def apply(self, run: Run) -> None:
         """Runs the checks possible before the first step, then changes the run."""
@@ -61,13 +59,15 @@ class Method(Protocol):
 
     Attributes:
         name: its name in the paper.
-        Flags: its flags.
         alone: whether it cannot be combined with other methods.
     """
 
     name: str
-    Flags: type[MethodFlags]
     alone: bool
+
+    @property
+    def Flags(self) -> type[MethodFlags]:
+        """The class of its flags; a class attribute of each method."""
 
     def wanted(self, flags: Any) -> str:
         """Returns what the flags ask for, such as `the loss on instructions`; an empty string for nothing."""

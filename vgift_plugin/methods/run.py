@@ -43,7 +43,7 @@ class Run:
     def __post_init__(self):
         self.base = self.dataset
         self.encoder = Encoder(self.host, self.base)
-        self.train_encoder = self.encoder
+        self.train_encoder: Any = self.encoder
 
     @property
     def dataset(self) -> Any:

@@ -39,7 +39,7 @@ def xkcd() -> tuple[tuple[str, ...], np.ndarray]:
     from matplotlib.colors import XKCD_COLORS
 
     names = tuple(name.removeprefix("xkcd:") for name in XKCD_COLORS)
-    rgb = np.array([[int(code[k : k + 2], 16) for k in (1, 3, 5)] for code in XKCD_COLORS.values()])
+    rgb = np.array([[int(str(code)[k : k + 2], 16) for k in (1, 3, 5)] for code in XKCD_COLORS.values()])
     return names, rgb_to_lab(rgb)
 
 

@@ -128,8 +128,8 @@ def fitted(photo: Image.Image, size_px: int) -> Image.Image:
     of, size, kept = _last
     if of() is not photo or size != size_px:
         scale = size_px / max(photo.size)
-        wh = tuple(max(1, int(side * scale)) for side in photo.size)
-        kept = photo.resize(wh, Image.Resampling.BILINEAR)
+        width, height = (max(1, int(side * scale)) for side in photo.size)
+        kept = photo.resize((width, height), Image.Resampling.BILINEAR)
         _last = weakref.ref(photo), size_px, kept
     return kept
 

@@ -55,10 +55,10 @@ class PhotoPairs(PairTask):
         if len(others) < self.candidates - 1:
             raise ValueError(f"{len(others)} distractors are too few for {self.candidates} candidates")
         scale = _scale(wh, self.size_px)
-        panel = tuple(int(side * scale) for side in wh)
+        panel = int(wh[0] * scale), int(wh[1] * scale)
         kept = [point]
         for k in rng.permutation(len(others)):
-            places = [tuple(int(c * scale) for c in xy) for xy in (others[k], *kept)]
+            places = [(int(x * scale), int(y * scale)) for x, y in (others[k], *kept)]
             if len(kept) < self.candidates and all(MARKER.clear_of(places[0], place, panel) for place in places[1:]):
                 kept.append(others[k])
         if len(kept) < self.candidates:
@@ -85,12 +85,13 @@ class PhotoPairs(PairTask):
         panels = []
         for photo, points, labels in zip(images, *marks(params, "Q"), strict=True):
             scale = _scale(photo.size, params["size_px"])
-            wh = tuple(max(1, int(side * scale)) for side in photo.size)
-            panel = photo.resize(wh, Image.Resampling.BILINEAR, reducing_gap=2.0)
+            width, height = (max(1, int(side * scale)) for side in photo.size)
+            panel = photo.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
             for (x, y), label in zip(points, labels, strict=True):
                 MARKER.paint(panel, (int(x * scale), int(y * scale)), label)
             panels.append(panel)
-        return side_by_side(*panels, GAP_PX)
+        left, right = panels
+        return side_by_side(left, right, GAP_PX)
 
     def words(self, params: Params) -> dict[str, str]:
         """Returns the numbers of the candidates: `0, 1 and 2`."""
@@ -129,7 +130,7 @@ def _published(photos: list[Image.Image], params: Params) -> Image.Image:
         photo.resize((int(photo.width * scale), PUBLISHED_HEIGHT_PX))  # bicubic, Pillow's default
         for photo, scale in zip(photos, scales, strict=True)
     ]
-    canvas = side_by_side(*panels, 0)
+    canvas = side_by_side(panels[0], panels[1], 0)
     for left, scale, points, labels in zip((0, panels[0].width), scales, *marks(params, "Query"), strict=True):
         for (x, y), label in zip(points, labels, strict=True):
             PUBLISHED_MARKER.paint(canvas, (left + int(x * scale), int(y * scale)), label)

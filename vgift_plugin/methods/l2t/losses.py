@@ -55,10 +55,9 @@ class InstructionLosses(Step, TrainerCallback):
         if not responses + instructions:  # a mean over nothing is no number
             return None
         with torch.set_grad_enabled(self.required):
-            response = sum(
-                cross_entropy(logits[some].float(), labels[some], reduction="sum")
-                for some in zip(rows.split(ROWS), columns.split(ROWS), strict=True)
-            )
+            response = logits.new_zeros((), dtype=torch.float32)
+            for some in zip(rows.split(ROWS), columns.split(ROWS), strict=True):
+                response = response + cross_entropy(logits[some].float(), labels[some], reduction="sum")
             # The model's loss is a sum over all these tokens, divided; the instructions' part is the rest of the sum.
             divisor = responses + instructions if tokens.items is None else tokens.items
             rest = (loss if router is None else loss - router) * divisor - response

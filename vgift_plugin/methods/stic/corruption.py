@@ -47,7 +47,8 @@ def corrupt(image: Image.Image, params: dict[str, Any]) -> Image.Image:
     try:
         if params["kind"] == LOWRES:
             shorter, short = int(params["shorter_px"]), min(image.size)
-            return image.resize(tuple(side * shorter // short for side in image.size), Image.BILINEAR)
+            width, height = (side * shorter // short for side in image.size)
+            return image.resize((width, height), Image.Resampling.BILINEAR)
         if params["kind"] == JITTER:
             return _jitter(image, float(params["brightness"]), float(params["hue"]))
     except (KeyError, TypeError) as err:

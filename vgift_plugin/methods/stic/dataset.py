@@ -114,15 +114,19 @@ def measured(
     small = copy.copy(base)
     small.data_args = copy.copy(base.data_args)
     small.data_args.image_processor = _SeesOnce(base.data_args.image_processor)
-    kept, extents, left_out = [], [], Counter()
+    kept: list[dict] = []
+    extents: list[tuple[Extent, Extent]] = []
+    left_out: Counter[str] = Counter()
     with lossless_file(Image.new("RGB", (8, 8))) as picture:
         for row in tqdm(rows, desc="pairs, their lengths", unit="", disable=not is_rank_zero(), leave=False):
             items = [host.item(small, {**record_of(row, side), "image": picture}) for side in SIDES]
             taught = [(item["labels"] != IGNORE_INDEX).nonzero() for item in items]
             if all(len(places) for places in taught):
                 kept.append(row)
-                pairs = zip(items, taught, strict=True)
-                extents.append(tuple(Extent(len(item["labels"]), int(places[0, 0])) for item, places in pairs))
+                chosen, rejected = (
+                    Extent(len(item["labels"]), int(places[0, 0])) for item, places in zip(items, taught, strict=True)
+                )
+                extents.append((chosen, rejected))
             else:
                 left_out[MASKED] += 1
     return kept, extents, left_out

@@ -54,7 +54,7 @@ class Reference(TrainerCallback):
             )
         if args.fsdp:
             raise ConfigError("--preference_data: under --fsdp the projector cannot be set back; use DeepSpeed or DDP")
-        projector = self._projector(model)
+        projector: Any = self._projector(model)
         own = set() if projector is None else set(map(id, projector.parameters()))
         others = [
             name
@@ -81,7 +81,8 @@ class Reference(TrainerCallback):
         """
         if self.projector is None:
             return
-        path, projector = Path(args.output_dir, PROJECTOR_FILE), self._projector(model)
+        path = Path(args.output_dir, PROJECTOR_FILE)
+        projector: Any = self._projector(model)
         if state.global_step:
             try:
                 self.projector.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
@@ -112,10 +113,11 @@ class Reference(TrainerCallback):
             model: the model with adapters, without the wrappers of DeepSpeed or DDP.
         """
         training = [module for module in model.modules() if module.training]
-        projector = None if self.projector is None else self._projector(model)
-        with torch.no_grad(), model.disable_adapter():
+        projector: Any = None if self.projector is None else self._projector(model)
+        adapters: Any = model.disable_adapter
+        with torch.no_grad(), adapters():
             model.eval()
-            if projector is not None:  # replaces only the forward, so that DeepSpeed's hooks stay in place
+            if self.projector is not None:  # replaces only the forward, so DeepSpeed's hooks stay in place
                 projector.forward = self.projector.forward
             try:
                 yield

@@ -30,6 +30,7 @@ def plan(flags: STICFlags, run: Run) -> PreferencePlan:
     Raises:
         ConfigError: the file cannot be read, or was written with another chat template.
     """
+    assert flags.preference_data is not None
     preferences = read(flags.preference_data)
     template = run.host.template(run.module, run.data_args, run.tokenizer)
     _require_template(preferences, flags, template)

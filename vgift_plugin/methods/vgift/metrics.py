@@ -77,7 +77,7 @@ class Accuracy:
         logits = outputs.read(logits).logits if isinstance(logits, tuple) else logits
         tokens = self.losses.tokens
         result = labels.new_full((*labels.shape, 4), IGNORE_INDEX)  # all ranks pad labels to the same width
-        if tokens is None or tokens.task is None:
+        if tokens is None or tokens.task is None or tokens.sample is None:
             return result
         true, task, sample = (part[:, 1:] for part in (tokens.labels, tokens.task, tokens.sample))
         predicted = logits[:, : true.shape[1]].argmax(-1)  # logits may be padded to other ranks' longer batches

@@ -31,7 +31,7 @@ def sections(flags: VgiftFlags, image_folder: str, data_path: str | None, n: int
     flags.require_samples()
     records = read_records(data_path)
     replay = find_replay(flags, records or (), image_folder)
-    if replay is not None:
+    if replay is not None and records is not None:
         for task, positions in replay.positions():
             places = positions[:n].tolist()
             yield f"{task.name}, published", task, [replay.sample(place, records[place]) for place in places]

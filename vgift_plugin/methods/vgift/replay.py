@@ -73,8 +73,9 @@ class Replay:
                 continue
             readings = {name: reading(name) for name in names}
             found = {self._place(*one) for one in readings.values() if one is not None}
-            if len(found) == 1 and None not in found and all(readings.values()):
-                self._source[position], self._row[position] = next(iter(found))
+            place = found.pop() if len(found) == 1 else None
+            if place is not None and all(readings.values()):
+                self._source[position], self._row[position] = place
                 if truth := self._contradiction(position, record):
                     contradicting.append(f"{names[0]}: answers {_answer(record)!r}, metadata {truth!r}")
             else:

@@ -114,7 +114,7 @@ class RowStream(Stream):
         source: the rows, drawn like photographs without replacement until all are used.
     """
 
-    source: RowSource
+    source: RowSource  # type: ignore[assignment]
 
     @property
     def needs(self) -> int:

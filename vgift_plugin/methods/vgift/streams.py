@@ -98,11 +98,12 @@ def split_streams(
     def both(spec: TaskSpec) -> tuple[Stream, Stream | None]:
         rows = _rows(flags, spec.task, image_folder, replay)
         if rows is None:
-            kind, task, (trained, held_out) = Stream, spec.task, parts()
-        else:
-            kind, task, (trained, held_out) = RowStream, rows.task, _split_rows(rows, flags)
-        made = kind(task, trained, flags.ssl_seed)
-        return made, None if held_out is None else kind(task, held_out, flags.ssl_seed)
+            photos, kept = parts()
+            made = Stream(spec.task, photos, flags.ssl_seed)
+            return made, None if kept is None else Stream(spec.task, kept, flags.ssl_seed)
+        trained, held_out = _split_rows(rows, flags)
+        drawn = RowStream(rows.task, trained, flags.ssl_seed)
+        return drawn, None if held_out is None else RowStream(rows.task, held_out, flags.ssl_seed)
 
     if flags.ssl_pairs is not None and not any(spec.task.pairs for spec in specs):
         raise ConfigError(f"--ssl_pairs {flags.ssl_pairs}: none of --ssl_tasks {flags.ssl_tasks} takes pairs")

@@ -174,7 +174,7 @@ def describe(
 ) -> dict[str, Any]:
     """Returns the content of `vgift_mix.json`: flags, counts, shares, chance levels, knobs and sources."""
     total = len(run.base) + sum(count for _, count in parts)
-    mix = {
+    mix: dict[str, Any] = {
         "vgift_plugin": __version__,
         "flags": run.all_flags,
         "samples": total,

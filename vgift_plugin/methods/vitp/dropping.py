@@ -68,6 +68,7 @@ class DropTokens(Step):
 
     def prepared(self, prepared: Prepared) -> Prepared:
         """Drops columns of visual tokens; see `token_drop`."""
+        assert self._info is not None
         if not self._info.training or prepared.image is None:
             return prepared
         keep = choose(prepared.image, self.ratio, self.prob, self._generator)
@@ -95,6 +96,7 @@ class DropTokens(Step):
 
     def _generator(self, row: int) -> np.random.Generator:
         info = self._info
+        assert info is not None
         return generator(info.seed, "visual_token_drop", info.global_step, info.micro_step, info.rank, row)
 
     def _lengthen(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:

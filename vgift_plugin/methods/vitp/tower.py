@@ -82,6 +82,7 @@ class TuneTower(TrainerCallback):
         """Restores the tower's methods, and unfreezes all its parameters, since upstream saves only unfrozen ones."""
         while self._undo:
             self._undo.pop()()
+        assert self._tower is not None
         self._tower.requires_grad_(True)
 
     def _let_through(self, tower: nn.Module, name: str) -> None:
@@ -103,9 +104,9 @@ class TuneTower(TrainerCallback):
 
 
 def _take_adapters(tower: nn.Module) -> int:
-    """Replaces LoRA adapters by the layers they wrap; returns how many."""
-    found = [(owner, name, part) for owner in tower.modules() for name, part in owner.named_children()]
-    found = [(owner, name, part) for owner, name, part in found if hasattr(part, "lora_A")]
+    """Puts the layers back that LoRA's adapters stand in for; returns how many."""
+    parts = [(owner, name, part) for owner in tower.modules() for name, part in owner.named_children()]
+    found: list[tuple[nn.Module, str, Any]] = [one for one in parts if hasattr(one[2], "lora_A")]
     for owner, name, part in found:
         plain = getattr(part, "base_layer", None)
         if plain is None:  # up to peft 0.5 an adapter is itself the layer
@@ -123,8 +124,8 @@ def stays_frozen(host: Host, model: nn.Module) -> bool:
 
 
 def beyond(tower: nn.Module) -> tuple[set[int], str]:
-    """Returns the ids of the parameters after the layer that the host reads, and a text describing them."""
-    vision = getattr(tower.vision_tower, "vision_model", None)
+    """Returns the ids of the parameters after the layer whose output the host reads, and a sentence that says which."""
+    vision: Any = getattr(tower.vision_tower, "vision_model", None)
     blocks = getattr(getattr(vision, "encoder", None), "layers", None)
     layer = getattr(tower, "select_layer", None)
     if blocks is None or layer is None or getattr(tower, "select_feature", "") not in ("patch", "cls_patch"):
