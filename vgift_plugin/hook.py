@@ -91,9 +91,9 @@ def _with_flags(host: Host, module: ModuleType, base: type, defaults: Mapping[st
             base.__post_init__(self)
         self.vgift_flags = {flag: getattr(self, name) for flag, name in names.items()}
         settings = Settings(self.vgift_flags)
-        settings.check()
         if mistakes := [f"--{flag}: {host.refused[flag]}" for flag in settings.changed() if flag in host.refused]:
             raise ConfigError.of(mistakes)
+        settings.check()
         for method, flags in settings.wanted():
             method.check(flags, host, module)
         if settings.wanted():
