@@ -46,7 +46,7 @@ if [ "$(cat "$venv/stamp" 2>/dev/null)" != "$stamp" ]; then
         "${pip[@]}" torch numpy
         "${pip[@]}" transformers tokenizers accelerate peft sentencepiece protobuf einops requests
         if [ "$pins" = qwen ]; then
-            "${pip[@]}" torchvision qwen-vl-utils trl ujson
+            "${pip[@]}" torchvision qwen-vl-utils trl ujson bitsandbytes
         else
             "${pip[@]}" --no-deps llava-torch # its own pins are for torch 2.0.1
         fi

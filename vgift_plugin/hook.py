@@ -95,9 +95,9 @@ def _with_flags(host: Host, module: ModuleType, base: type, defaults: Mapping[st
         settings = Settings(self.vgift_flags)
         if host.refuses and settings.wanted():
             raise ConfigError(f"{settings.words()} cannot be had here: {host.refuses}. Nothing was changed.")
-        settings.check()
         if mistakes := [f"--{flag}: {host.refused[flag]}" for flag in settings.changed() if flag in host.refused]:
             raise ConfigError.of(mistakes)
+        settings.check()
         for method, flags in settings.wanted():
             method.check(flags, host, module)
         if settings.wanted():
