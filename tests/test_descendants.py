@@ -39,6 +39,7 @@ class Descendant:
     path: str = "."
     flags: dict = field(default_factory=dict)
     without: tuple = ()
+    ranks: bool = False  # whether it asks for its rank, so that even one process needs torchrun
 
 
 HOSTS = {
@@ -70,6 +71,7 @@ HOSTS = {
             "tokenizer_use_fast": False,
         },
         without=("version", "mm_projector_type", "mm_use_im_start_end", "mm_use_im_patch_token"),
+        ranks=True,
     ),
 }
 REFUSED = {"VILA": Descendant("llava.train.train"), "cambrian": Descendant("cambrian.train.train_fsdp")}
@@ -133,7 +135,8 @@ def start(tmp_path, tiny, train_flags):
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
         flags = arguments({flag: value for flag, value in known.items() if flag not in host.without})
         plugin = [] if asked is None else [python(name), *VGIFT[1:], "run", *arguments(asked), "--"]
-        return run(name, [*plugin, python(name), DRIVER, host.module, *flags], tmp_path)
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1"] if host.ranks else []
+        return run(name, [*plugin, python(name), *torchrun, DRIVER, host.module, *flags], tmp_path)
 
     return start
 
