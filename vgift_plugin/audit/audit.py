@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Optional
+from typing import Any, ClassVar, Optional
 
 import numpy as np
 
@@ -111,7 +111,8 @@ def examine(
     found = Report(name, [], {**split, "photographs_apart": apart})
     of_controls, prior = iter(right[len(solvers) :]), None
     for solver, correct in zip(solvers, right, strict=False):
-        row, control = Row(name, solver.name, solver.kind, chance), (CHANCE, None)
+        row = Row(name, solver.name, solver.kind, chance)
+        control: tuple[str, np.ndarray | None] = (CHANCE, None)
         if solver.control == SHIFTED:
             control = SHIFTED, next(of_controls)
         elif solver.control == PRIOR and prior is not None:
@@ -156,11 +157,12 @@ def compare(
     if row.kind != CHEAT:
         return replace(row, verdict=INFORMATIVE if beats_chance else USELESS)
     if control_right is None:  # chance is a constant, so the interval only moves
-        of_control, ends = row.chance, (low - row.chance, high - row.chance)
+        of_control = row.chance
+        ends: tuple[Any, Any] = (low - row.chance, high - row.chance)
     else:
         of_control = float(control_right.mean())
         apart = groups if len(np.unique(groups)) > 1 else np.arange(len(groups))
-        ends = mean_interval(right.mean(1) - control_right.mean(1), apart)
+        ends = mean_interval(right.mean(1) - control_right.mean(1), apart.tolist())
     return replace(
         row,
         control=control,
@@ -215,7 +217,7 @@ def audit(
     tally = Tally()
     reports, sections = [], []
     for stream in made:
-        shifted = replace(stream, source=ShiftedSource(stream.source))
+        shifted = replace(stream, source=ShiftedSource(stream.source))  # type: ignore[arg-type]
         numbered = partial(stream, 0, on_redraw=tally), partial(shifted, 0)
         report = examine(stream.task.name, stream.task.chance, *numbered, n, threshold, workers=workers)
         report = replace(report, split={**report.split, "passed_over": tally.counts().get(report.task, {})})

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 TREES = 100
 
 
-def table_of(rows: list[np.ndarray]) -> np.ndarray:
+def table_of(rows: Sequence[np.ndarray]) -> np.ndarray:
     """Returns rows of different lengths as one (n, d) array, filled up with -1."""
     wide = np.full((len(rows), max(map(len, rows), default=0)), -1.0)
     for row, values in zip(wide, rows, strict=True):

@@ -32,8 +32,8 @@ def marked_points(sample: Sample) -> list[tuple[Points, Points]]:
         # A list of one point is only tried in place: some translation takes any single point to a dot.
         steps = [(0, 0), *((x - own[0][0], y - own[0][1]) for x, y in dots * (len(own) > 1))]
         for dx, dy in steps:
-            seen = [(round(x + dx), round(y + dy)) for x, y in own]
-            if all(0 <= x < red.shape[1] and 0 <= y < red.shape[0] and red[y, x] for x, y in seen):
+            seen: Points = [(round(x + dx), round(y + dy)) for x, y in own]
+            if all(0 <= x < red.shape[1] and 0 <= y < red.shape[0] and red[int(y), int(x)] for x, y in seen):
                 groups.append((own, seen))
                 break
     return groups or [(dots, dots)]
@@ -91,10 +91,10 @@ def brightness_features(groups: list[tuple[Points, Points]], instruction: str, g
         One-hot, (N * N,); empty unless the text lists as many colours as one group has points.
     """
     listed = re.findall(r"\((\d+), ?(\d+), ?(\d+)\)", instruction)
-    groups = [seen for _, seen in groups if len(seen) == len(listed) > 1]
-    if not groups:
+    shown = [seen for _, seen in groups if len(seen) == len(listed) > 1]
+    if not shown:
         return np.zeros(0)
-    rank = np.argsort(np.argsort([_beside(grey, x, y) for x, y in groups[0]]))
+    rank = np.argsort(np.argsort([_beside(grey, int(x), int(y)) for x, y in shown[0]]))
     luma = np.array(listed, float) @ [0.299, 0.587, 0.114]
     return np.eye(len(listed))[np.argsort(luma)[rank]].ravel()
 

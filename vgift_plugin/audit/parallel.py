@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 
-Argument, Result = TypeVar("Argument"), TypeVar("Result")
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 CHUNKS = 8  # for each process, so that none is idle for long at the end
 LARGEST_CHUNK = 25
 
@@ -59,6 +60,7 @@ def _start(function: Callable[[Any], Any]) -> None:
 
 
 def _call(argument: Any) -> Any:
+    assert _function is not None  # set by `_start`
     return _function(argument)
 
 

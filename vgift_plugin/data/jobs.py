@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ..errors import ConfigError
 from .files import is_intact, publish, write_files
@@ -25,6 +25,7 @@ from .journal import Items, Journal, cure, require_same
 from .workers import Compute, computed
 
 logger = logging.getLogger(__name__)
+J = TypeVar("J", bound="Job")
 
 POLL_S = 0.5
 SHOWN = 3  # names in a message
@@ -116,7 +117,7 @@ class Job:
         with suppress(OSError):  # the folder is not empty, or a file
             self.where.rmdir()
 
-    def __enter__(self) -> Job:
+    def __enter__(self: J) -> J:
         return self
 
     def __exit__(self, kind, error, traceback):
@@ -183,8 +184,8 @@ class Job:
         if missing:
             return None
         lines = self._items.lines.get(part, {})
-        items = (json.loads(lines[number]) for number in range(total))
-        return ({name: value for name, value in item.items() if name != "part"} for item in items)
+        entries = (json.loads(lines[number]) for number in range(total))
+        return ({name: value for name, value in entry.items() if name != "part"} for entry in entries)
 
     def left(self, part: str, total: int) -> str:
         """Returns the message for the user when `complete` returned None."""

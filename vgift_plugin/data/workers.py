@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -17,7 +17,9 @@ from ..errors import ConfigError
 Compute = Callable[[range], list[dict[str, Any]]]
 
 
-def computed(blocks: Sequence[range], compute: Compute, workers: int) -> Iterator[tuple[range, list[dict[str, Any]]]]:
+def computed(
+    blocks: Sequence[range], compute: Compute, workers: int
+) -> Generator[tuple[range, list[dict[str, Any]]], None, None]:
     """Yields (block, its items) in order of completion, computed in this process or in worker processes.
 
     Args:

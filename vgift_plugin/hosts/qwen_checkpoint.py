@@ -81,7 +81,7 @@ class QwenCheckpoint:
         for turn in record["conversations"]:
             if turn.get("from", turn.get("role")) in ("human", "user"):
                 before, found, after = next(texts).partition(IMAGE)
-                parts = [{"type": "text", "text": before}] if before else []
+                parts: list[dict[str, Any]] = [{"type": "text", "text": before}] if before else []
                 parts += [{"type": "image", "image": picture}] if found else []
                 messages.append({"role": "user", "content": [*parts, {"type": "text", "text": after}]})
             else:

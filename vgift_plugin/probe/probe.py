@@ -109,7 +109,7 @@ class Probe:
                     f"photographs of {ask_.task.name}": stream.source.fingerprint(),
                 }
         else:
-            chosen, left_out = _chosen(records, self.n, self.seed, self.image_folder, self.data_path)
+            chosen, left_out = _chosen(records or (), self.n, self.seed, self.image_folder, str(self.data_path))
             what["--data_path, records"] = fingerprint(json.dumps(chosen.record(k)) for k in range(len(chosen)))
             what |= {"--describe_first": True} if self.describe_first else {}
         found = find(self.model_path, self.model_base, self.conv_mode)
@@ -165,7 +165,7 @@ def _tasks(job: Job, load: Callable[[], Checkpoint], made: Sequence[Stream], n: 
                 tested.add(stream.task.name)
             return accuracy.ask(checkpoint, stream, block, n)
 
-        rows[name] = list(job.complete(name, n, ask, block_size=batch_size))
+        rows[name] = list(job.complete(name, n, ask, block_size=batch_size) or ())
         results[name] = accuracy.tabulate(rows[name], stream.task.chance)
     return accuracy.table(results), {"tasks": results}, functools.partial(tasks_page, made, results, rows)
 
@@ -191,7 +191,7 @@ def _records(
     def ask(block: range) -> list[dict]:
         return describing.ask(load(), chosen, block) if describe_first else chosen.measure(load(), block)
 
-    rows = list(job.complete("records", len(chosen), ask, block_size=batch_size))
+    rows = list(job.complete("records", len(chosen), ask, block_size=batch_size) or ())
     measured = [row for row in rows if "left_out" not in row]
     unread = [{name: row[name] for name in ("id", "image", "left_out")} for row in rows if "left_out" in row]
     if not measured:
@@ -211,7 +211,7 @@ def _records(
         table += f"\n  … and {len(unread) - NAMED:,} more" if len(unread) > NAMED else ""
     fields = ("id", "image", "tokens", *contribution.PICTURES, "wrong_image")
     listed = [{**{name: row[name] for name in fields}, "gains": contribution.gains(row)} for row in measured]
-    result = {"pictures": results, "of_no_use": left_out, "left_out": unread, "records": listed}
+    result: dict[str, Any] = {"pictures": results, "of_no_use": left_out, "left_out": unread, "records": listed}
     if describe_first:
         result["describe_first"] = describing.tabulate(measured)
         table += "\n" + describing.table(result["describe_first"])

@@ -47,10 +47,11 @@ def ask(checkpoint: Checkpoint, stream: Stream, block: range, n: int) -> list[di
         of the three ways.
     """
     passed: list[list[str]] = [[] for _ in block]
-    samples = [
-        stream(0, j, lambda task, reason, paths, mine=mine: mine.append(reason))
-        for j, mine in zip(block, passed, strict=True)
-    ]
+
+    def draw(j: int, reasons: list[str]) -> Sample:
+        return stream(0, j, lambda task, reason, paths: reasons.append(reason))
+
+    samples = [draw(j, reasons) for j, reasons in zip(block, passed, strict=True)]
     others = [*samples[1:], stream(0, (block[-1] + 1) % n)]
     replies = {}
     for way, pictures in shown(samples, others).items():

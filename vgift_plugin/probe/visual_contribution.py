@@ -30,13 +30,13 @@ QUANTILES = (5, 25, 50, 75, 95)
 
 def candidates(records: Sequence[dict]) -> tuple[list[int], dict[str, int]]:
     """Returns the positions of the records with one picture and one `<image>`, and {reason: number of others}."""
-    positions, left_out = [], Counter()
+    positions: list[int] = []
+    left_out: Counter[str] = Counter()
     for position, record in enumerate(records):
-        reason = why_not_one_picture(record)
-        left_out[reason] += 1
-        if reason is None:
+        if (reason := why_not_one_picture(record)) is None:
             positions.append(position)
-    left_out.pop(None, None)
+        else:
+            left_out[reason] += 1
     return positions, dict(left_out)
 
 
@@ -74,16 +74,20 @@ class Measured:
         """Returns the k-th chosen record."""
         return self.records[self.chosen[k]]
 
+    def name(self, k: int) -> str:
+        """Returns the path of its picture."""
+        return picture_name(self.record(k)) or ""
+
     def open(self, k: int) -> Image.Image:
         """Returns its picture as LLaVA opens it, ignoring EXIF; raises UnsuitableImage if it cannot be read."""
-        return open_photo(os.path.join(self.image_folder, picture_name(self.record(k))), upright=False)
+        return open_photo(os.path.join(self.image_folder, self.name(k)), upright=False)
 
     def wrong(self, k: int) -> tuple[str, Image.Image]:
         """Returns the name and picture of the next chosen record that has a different, readable picture."""
-        own = picture_name(self.record(k))
+        own = self.name(k)
         for step in range(1, len(self)):
             other = (k + step) % len(self)
-            if (name := picture_name(self.record(other))) != own:
+            if (name := self.name(other)) != own:
                 try:
                     return name, self.open(other)
                 except UnsuitableImage:

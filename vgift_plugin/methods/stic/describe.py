@@ -88,7 +88,11 @@ class Describe(Asking):
                 else:
                     made.append(with_description(records[k], item["description"]))
                     words.append(len(item["description"].split()))
-            told = {"records": len(made), "described": len(words), "words": float(np.mean(words)) if words else None}
+            told: dict[str, Any] = {
+                "records": len(made),
+                "described": len(words),
+                "words": float(np.mean(words)) if words else None,
+            }
             told |= {"as_they_were": as_it_was, "passed_over": passed_over, "of_no_use": of_no_use}
             job.write(json.dumps(made, indent=1) + "\n", told)
         return f"{self.output}: {summary(told, self.n)}"
@@ -130,7 +134,7 @@ def write(
     for position in positions:
         rng = generator(seed, "stic", "describe", position)
         drawn.append((int(rng.integers(len(NEUTRAL))), int(rng.integers(SEEDS))))
-    pictures = [open_chosen(folder, picture_name(record)) for record in records]
+    pictures = [open_chosen(folder, picture_name(record) or "") for record in records]
     items = [checkpoint.item(picture, NEUTRAL[k]) for picture, (k, _) in zip(pictures, drawn, strict=True)]
     replies = checkpoint.replies(items, max_new_tokens, temperature, [own for _, own in drawn])
     rows = []

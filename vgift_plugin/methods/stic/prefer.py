@@ -62,7 +62,8 @@ class Plan:
         """Returns the plan drawn for a photograph."""
         rng = generator(seed, "stic", name)
         branch = BRANCHES[int(np.searchsorted(np.cumsum([SHARES[one] for one in BRANCHES]), rng.random(), "right"))]
-        neutral, seeds = int(rng.integers(len(NEUTRAL))), tuple(int(one) for one in rng.integers(SEEDS, size=2))
+        neutral, (first, second) = int(rng.integers(len(NEUTRAL))), rng.integers(SEEDS, size=2).tolist()
+        seeds = first, second
         if branch == PROMPT:
             return cls(branch, neutral, int(rng.integers(len(MISLEADING))), None, seeds)
         return cls(branch, neutral, None, corruption.draw(branch, rng), seeds)
@@ -70,6 +71,7 @@ class Plan:
     def worse(self, picture: Image.Image) -> tuple[Image.Image, str]:
         """Returns the picture and the question used to get the worse description."""
         if self.corruption is None:
+            assert self.misleading is not None
             return picture, MISLEADING[self.misleading]
         return corruption.corrupt(picture, self.corruption), NEUTRAL[self.neutral]
 

@@ -106,6 +106,7 @@ class Export:
     def _samples(self, chunk: Chunk, redraws: Counter) -> Iterator[tuple[dict, str, dict, list[Picture]]]:
         """Yields (LLaVA record, task, params, pictures) of a chunk's samples."""
         if chunk.part == "published":
+            assert self.published is not None
             replay, listed = self.published
             for position, record in listed[chunk.start : chunk.stop]:
                 source, params = replay.params(position)

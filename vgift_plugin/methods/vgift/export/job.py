@@ -76,10 +76,10 @@ class ExportSamples(VgiftFlags):
         else:
             numbers = [self.n if ask.weight else 0 for ask in asks]
         parts = [(stream, number) for stream, number in zip(made, numbers, strict=True) if number]
-        listed = [] if replay is None else [(k, record) for k, record in enumerate(records) if k in replay]
+        listed = [] if replay is None else [(k, record) for k, record in enumerate(records or ()) if k in replay]
         what = Export(
             parts,
-            (replay, listed) if listed else None,
+            (replay, listed) if replay is not None and listed else None,
             self.epoch,
             self.format,
             self.jpeg_quality,
@@ -98,7 +98,7 @@ class ExportSamples(VgiftFlags):
                 stream.task.name: f"{stream.source.where}, {stream.source.fingerprint()}" for stream, _ in parts
             },
         }
-        if listed:
+        if replay is not None and listed:
             settings["sources"]["published"] = ", ".join(f"{one.where}, {one.fingerprint()}" for one in replay.sources)
         if _finished(self.output, settings):
             shutil.rmtree(Path(self.output, PARTS), ignore_errors=True)  # killed between writing the result and this

@@ -49,7 +49,7 @@ def neighbours(
         name = f"features-{block.start:06d}.npy"
         return [{"reasons": reasons, "files": write_files(job.where, [(name, file.getvalue())])}]
 
-    blocks = list(job.complete("features", -(-len(names) // PHOTOS_IN_BLOCK), compute, wait=True))
+    blocks = list(job.complete("features", -(-len(names) // PHOTOS_IN_BLOCK), compute, wait=True) or ())
     reasons = Counter(reason for block in blocks for reason in block["reasons"])
     stored = [np.load(job.where / name) for block in blocks for name in block["files"]]
     features = torch.from_numpy(np.concatenate(stored)).to(matcher.encoder.device)
@@ -66,7 +66,9 @@ def neighbours(
 
 def _write(job: FileJob, items: Iterable[dict[str, Any]], passed_over: dict[str, int]) -> str:
     """Writes `output`, with rows in the order of the pairs, and `OUTPUT.report.json`; returns a line of statistics."""
-    rows, reasons, total = [], Counter(), 0
+    rows: list[str] = []
+    reasons: Counter[str] = Counter()
+    total = 0
     for item in items:
         total += 1
         if "row" in item:

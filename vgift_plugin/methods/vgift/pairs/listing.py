@@ -6,6 +6,7 @@ import json
 import logging
 import posixpath
 from pathlib import Path
+from typing import Any
 
 from ....data.rows import inside
 from ....errors import ConfigError
@@ -50,7 +51,7 @@ def read_pairs(path: str) -> list[Pair]:
 def _pair(line: str) -> Pair:
     if line[0] in "{[":
         row = json.loads(line)
-        names = [row.get("image1"), row.get("image2")] if isinstance(row, dict) else row
+        names: list[Any] = [row.get("image1"), row.get("image2")] if isinstance(row, dict) else row
     else:
         names = [part.strip() for part in line.split("\t" if "\t" in line else ":")]
     if len(names) != 2 or not all(isinstance(name, str) and name for name in names):

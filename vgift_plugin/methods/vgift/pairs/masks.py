@@ -67,8 +67,8 @@ def place_labels(photo: Photo, labels: np.ndarray) -> Photo:
     """
     wh, frame, origin = photo.grid.wh, photo.grid.wh, (0, 0)
     if labels.shape == (DIP_PX, DIP_PX) and wh[0] != wh[1]:
-        frame = (min(wh) - 1,) * 2
-        origin = tuple(round((side - frame[0]) / 2) for side in wh)
+        frame = (min(wh) - 1, min(wh) - 1)
+        origin = (round((wh[0] - frame[0]) / 2), round((wh[1] - frame[0]) / 2))
     index, inside = [], []
     for axis in (0, 1):
         seen, stored = photo.pixels.shape[1 - axis], labels.shape[1 - axis]
@@ -89,19 +89,20 @@ def shared_object(photo1: Photo, photo2: Photo) -> tuple[int | None, np.ndarray,
         UnsuitableImage: there is no shared label.
     """
     if photo1.labels is None or photo2.labels is None:
-        return None, *(np.ones(len(photo.grid.points), bool) for photo in (photo1, photo2))
+        whole = [np.ones(len(photo.grid.points), bool) for photo in (photo1, photo2)]
+        return None, whole[0], whole[1]
     areas: list[dict[int, float]] = []
-    for photo in (photo1, photo2):
-        values, counts = np.unique(photo.labels, return_counts=True)
-        areas.append({int(v): c / photo.labels.size for v, c in zip(values, counts, strict=True) if v})
+    for labels in (photo1.labels, photo2.labels):
+        values, counts = np.unique(labels, return_counts=True)
+        areas.append({int(v): c / labels.size for v, c in zip(values, counts, strict=True) if v})
     shared = sorted(areas[0].keys() & areas[1].keys())
     if not shared:
         raise UnsuitableImage("no shared object")
     label = max(shared, key=lambda value: areas[0][value] + areas[1][value])
     covers = []
     for photo in (photo1, photo2):
-        blocks = (photo.labels == label).reshape(
+        blocks = np.equal(np.asarray(photo.labels), label).reshape(
             photo.grid.rows, -1, photo.grid.columns, photo.pixels.shape[0] // photo.grid.rows
         )
         covers.append(blocks.mean(axis=(1, 3)).ravel() >= 0.5)
-    return label, *covers
+    return label, covers[0], covers[1]

@@ -23,7 +23,7 @@ from .matching import Rules, choose
 
 @dataclass(frozen=True)
 class Matcher:
-    """Computes features of photographs and matches pairs of them; see `job.make_pairs` for the attributes."""
+    """Computes features of photographs and matches pairs of them; see `job.MatchPairs` for the attributes."""
 
     image_folder: str
     masks: str | None
@@ -48,34 +48,35 @@ class Matcher:
     def features(self, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
         """Returns the global features of photographs, float16 (n, d), zeros for unusable ones, and the reasons."""
         loaded = self.load_all(names)
-        rows = [k for k, name in enumerate(names) if isinstance(loaded[name], Photo)]
+        usable = {k: photo for k, name in enumerate(names) if isinstance(photo := loaded[name], Photo)}
         result = np.zeros((len(names), self.encoder.network.config.hidden_size), np.float16)
-        for k, (_, whole) in zip(rows, self.encoder.encode([loaded[names[k]] for k in rows]), strict=True):
+        for k, (_, whole) in zip(usable, self.encoder.encode(list(usable.values())), strict=True):
             result[k] = whole
         return result, [reason for reason in loaded.values() if isinstance(reason, str)]
 
     def match(self, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
         """Returns {"row": ...} or {"rejected": reason} for every pair; a photograph's features are computed once."""
         loaded = self.load_all(list(dict.fromkeys(name for pair in pairs for name in pair)))
-        usable = [name for name, photo in loaded.items() if isinstance(photo, Photo)]
-        features = dict(zip(usable, self.encoder.encode([loaded[name] for name in usable]), strict=True))
+        usable = {name: photo for name, photo in loaded.items() if isinstance(photo, Photo)}
+        features = dict(zip(usable, self.encoder.encode(list(usable.values())), strict=True))
         result: list[dict[str, Any]] = []
         for pair in pairs:
-            photos = [loaded[name] for name in pair]
+            left, right = (loaded[name] for name in pair)
             try:
                 if pair[0] == pair[1]:
                     raise UnsuitableImage("same photograph")
-                for photo in photos:
-                    if isinstance(photo, str):
-                        raise UnsuitableImage(photo)
-                label, *objects = shared_object(*photos)
-                grids = tuple(photo.grid for photo in photos)
+                if isinstance(left, str):
+                    raise UnsuitableImage(left)
+                if isinstance(right, str):
+                    raise UnsuitableImage(right)
+                label, *objects = shared_object(left, right)
                 rng = generator(self.seed, "pairs", *pair)
-                found = choose(tuple(features[name][0] for name in pair), tuple(objects), grids, self.rules, rng)
+                patches = features[pair[0]][0], features[pair[1]][0]
+                found = choose(patches, (objects[0], objects[1]), (left.grid, right.grid), self.rules, rng)
             except UnsuitableImage as unsuitable:
                 result.append({"rejected": unsuitable.reason})
                 continue
-            row = {"id": blake2b(json.dumps(pair).encode(), digest_size=8).hexdigest()}
-            row |= {"image1": pair[0], "image2": pair[1], "wh1": grids[0].wh, "wh2": grids[1].wh}
+            row: dict[str, Any] = {"id": blake2b(json.dumps(pair).encode(), digest_size=8).hexdigest()}
+            row |= {"image1": pair[0], "image2": pair[1], "wh1": left.grid.wh, "wh2": right.grid.wh}
             result.append({"row": row | found | {"label": label}})
         return result
