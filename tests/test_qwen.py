@@ -347,7 +347,7 @@ LAYOUTS = {"padded": {}, "flattened": {"data_flatten": True}, "packed": {"data_p
 @pytest.fixture(scope="session")
 def instructed(items, talk, photos, qwen_data):
     """{(mode, layout): lines}, and what else needs no model: {name: what went wrong}."""
-    common = {"dataset_use": "drawn", "max_pixels": 50176, "min_pixels": 784, **SSL}
+    common = {"dataset_use": "drawn", "max_pixels": 50176, "min_pixels": 784, **SSL, "ssl_tasks": "rotation,color"}
     runs = {f"{mode} {k}": {**common, "instruct_loss": mode, **LAYOUTS[k]} for mode in MADE for k in MADE[mode]}
     return items(runs, VGIFT_QWEN_DATA=talk)
 
