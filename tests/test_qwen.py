@@ -135,6 +135,15 @@ def close(one, other):
 # Without a checkout
 
 
+@pytest.fixture(scope="session")
+def stood_in():
+    """Lets this process import torchvision's part of transformers; see qwen/on_a_cpu.py."""
+    sys.path.append(str(QWEN))
+    import on_a_cpu
+
+    on_a_cpu.stand_in()
+
+
 GRIDS = {  # limits and step: {picture: what it becomes}, as the host's processor resized them
     (784, 50176, 14): [(224, 224), (308, 140), (224, 224)],
     (16 * 784, 576 * 784, 14): [(336, 336), (336, 168), (644, 644)],
@@ -145,11 +154,7 @@ GRIDS = {  # limits and step: {picture: what it becomes}, as the host's processo
 
 @pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize(("least", "most", "patch"), GRIDS)
-def test_the_processor_leaves_pictures_on_the_grid_as_they_are(least, most, patch, fast):
-    sys.path.append(str(QWEN))
-    import on_a_cpu
-
-    on_a_cpu.stand_in()
+def test_the_processor_leaves_pictures_on_the_grid_as_they_are(stood_in, least, most, patch, fast):
     from transformers import Qwen2VLImageProcessor, Qwen2VLImageProcessorFast
 
     processor = (Qwen2VLImageProcessorFast if fast else Qwen2VLImageProcessor)(
@@ -170,7 +175,7 @@ def test_the_processor_leaves_pictures_on_the_grid_as_they_are(least, most, patc
             assert ready.crop((0, 0, *picture.size)).tobytes() == picture.tobytes()
 
 
-def test_the_processor_resizes_others_as_the_table_says():
+def test_the_processor_resizes_others_as_the_table_says(stood_in):
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
     for (least, most, patch), sizes in GRIDS.items():
@@ -179,11 +184,7 @@ def test_the_processor_resizes_others_as_the_table_says():
 
 
 @pytest.fixture(scope="module", params=["qwen2.5", "qwen3"])
-def checkpoint(request, qwen_models):
-    sys.path.append(str(QWEN))
-    import on_a_cpu
-
-    on_a_cpu.stand_in()
+def checkpoint(request, qwen_models, stood_in):
     from vgift_plugin.hosts.checkpoint import Checkpoint
 
     return Checkpoint.load(str(qwen_models[request.param]))
@@ -346,7 +347,7 @@ LAYOUTS = {"padded": {}, "flattened": {"data_flatten": True}, "packed": {"data_p
 @pytest.fixture(scope="session")
 def instructed(items, talk, photos, qwen_data):
     """{(mode, layout): lines}, and what else needs no model: {name: what went wrong}."""
-    common = {"dataset_use": "drawn", "max_pixels": 50176, "min_pixels": 784, **SSL}
+    common = {"dataset_use": "drawn", "max_pixels": 50176, "min_pixels": 784, **SSL, "ssl_tasks": "rotation,color"}
     runs = {f"{mode} {k}": {**common, "instruct_loss": mode, **LAYOUTS[k]} for mode in MADE for k in MADE[mode]}
     return items(runs, VGIFT_QWEN_DATA=talk)
 
