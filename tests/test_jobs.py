@@ -117,6 +117,7 @@ def _run(command, log, stop, ranks):
     os.environ.update({name: str(value) for name, value in ranks.items()}, HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="")
     fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(fd, 1), os.dup2(fd, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a shell's background
     from vgift_plugin.cli import main
 
     if command[0] == "pairs":
@@ -171,11 +172,13 @@ def test_stopped_resumed_and_shared_it_writes_the_same_bytes(name, request, tmp_
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_workers_end_with_their_parent(photos, tmp_path, number):
     """Standard output ends with the last process that has it open."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     command = [*VGIFT, "export", "--ssl_tasks", "rotation", "--image_folder", photos, "-n", 400, "--format", "messages"]
     command += ["--chunk_size", 5, "--workers", 2, "-o", tmp_path / "out"]
     process = subprocess.Popen(
         list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
+    signal.signal(signal.SIGINT, before)
     journal = tmp_path / "out" / ".parts" / "rank-0.jsonl"
     while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") > 1):
         time.sleep(0.01)

@@ -205,7 +205,7 @@ class Job:
         Files of this rank's items are checked by hash, those of other ranks by size.
         """
         lines, damaged = self._items.lines.setdefault(part, {}), {}
-        for number, line in lines.items():
+        for number, line in sorted(lines.items()):
             for name, recorded in json.loads(line).get("files", {}).items():
                 if not is_intact(self.root / name, recorded, number in own):
                     damaged[name] = number
