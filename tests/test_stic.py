@@ -350,7 +350,7 @@ def test_describe_first_then_answer(teller, many, checkpoint, tmp_path):
     assert result["short"]["described"]["accuracy"] == pytest.approx(right)
     with pytest.raises(ConfigError, match="--describe_first is about the records"):
         probe(teller, many, ssl_tasks="rotation", describe_first=True)
-    with pytest.raises(ConfigError, match="--describe-first: begun with True, now None"):
+    with pytest.raises(ConfigError, match="--describe_first: begun with True, now None"):
         probe(teller, many, batch_size=5, **given)
 
 
