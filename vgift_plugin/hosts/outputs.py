@@ -24,8 +24,10 @@ class Output(NamedTuple):
 def read(output: Any) -> Output:
     """Returns the parts of what a forward returned. A tuple begins (loss, logits) or (loss, router's loss, logits)."""
     if not isinstance(output, tuple):
-        named = output if isinstance(output, dict) else vars(output)
-        return Output(*map(named.get, ("loss", "logits", "moe_loss")))
+        names = ("loss", "logits", "moe_loss")
+        if type(output) is dict:
+            return Output(*map(output.get, names))
+        return Output(*(getattr(output, name, None) for name in names))
     parts = [one for one in output if isinstance(one, Tensor)]
     place = next((k for k, one in enumerate(parts) if one.ndim == 3), len(parts))
     loss, router = [*parts[:place], None, None][:2]
