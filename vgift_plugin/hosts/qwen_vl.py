@@ -23,23 +23,15 @@ PLACES = frozenset({151655, 151656})  # <|image_pad|> and <|video_pad|>; the hos
 BLANK_PX = 56
 
 
-class QwenVL(LLaVA):
-    """QwenLM/Qwen3-VL, folder qwen-vl-finetune: Qwen2-VL, Qwen2.5-VL and Qwen3-VL. See `base.Host`."""
+class QwenModel(LLaVA):
+    """What both training codes share: the model, its processor and its template."""
 
-    name = "Qwen-VL"
-    packages: tuple[str, ...] = ("qwenvl",)
-    modules: tuple[str, ...] = ("qwenvl.train.train_qwen",)
     prepare = ""
-    trainer_name = "Trainer"
     refused: Mapping[str, str] = {
-        "tune_vision_tower": "this training code has a flag of its own, --tune_mm_vision True",
         "visual_token_drop": "its model puts visual tokens in inside its forward, together with positions in three "
         "dimensions and (Qwen3-VL) features added to deeper layers, so none can be left out from outside",
         "preference_data": "preference pairs were made for LLaVA's data module; train them there, or with TRL",
     }
-
-    def missing(self, module: ModuleType) -> list[str]:
-        return data_module_problems(module, {"dataset_use", "data_flatten"}, {"processor", "data_args"})
 
     def trainer(self, module: ModuleType) -> type:
         raise HostMismatchError(f"{self.name}: {self.refused['preference_data']}")
@@ -49,6 +41,56 @@ class QwenVL(LLaVA):
 
     def sees(self, data_args: Any) -> bool:
         return True
+
+    def visible_ids(self, ids: Any) -> list[int]:
+        return [-1 if id in PLACES else id for id in ids.flatten().tolist()]
+
+    def crop_canvas(self, dataset: Any) -> tuple[int, int, int] | None:
+        return None  # it resizes, and cuts nothing off
+
+    def seen_px(self, data_args: Any) -> tuple[int, str]:
+        return 0, ""  # tasks are painted at its size, see `grid`
+
+    def text_path(self, dataset: Any, tokenizer: Any, limit: int) -> TextPath:
+        return ItemTextPath(self, dataset)
+
+    def template(self, module: ModuleType | None, data_args: Any, tokenizer: Any) -> ChatTemplate:
+        return ChatTemplate((str(getattr(data_args, "model_type", "qwen")),))
+
+    def model(self, model: Any) -> Any:
+        for module in model.modules():
+            if hasattr(type(module), "visual"):  # the class, since peft's wrapper forwards every attribute
+                return module
+        raise HostMismatchError(f"{type(model).__name__}: expected a Qwen-VL model, and found none inside it")
+
+    def vision_tower(self, model: Any) -> Any:
+        return model.visual
+
+    def projector(self, model: Any) -> Any:
+        return model.visual.merger
+
+    def visual_tokens(self, model: Any) -> int | None:
+        return None
+
+    def token_limit(self, model: Any) -> int | None:
+        return None
+
+
+class QwenVL(QwenModel):
+    """QwenLM/Qwen3-VL, folder qwen-vl-finetune: Qwen2-VL, Qwen2.5-VL and Qwen3-VL. See `base.Host`."""
+
+    name = "Qwen-VL"
+    packages = ("qwenvl",)
+    modules = ("qwenvl.train.train_qwen",)
+    trainer_name = "Trainer"
+    length_names = ("lengths", "modality_lengths", "pre_calculated_length")
+    refused: Mapping[str, str] = {
+        **QwenModel.refused,
+        "tune_vision_tower": "this training code has a flag of its own, --tune_mm_vision True",
+    }
+
+    def missing(self, module: ModuleType) -> list[str]:
+        return data_module_problems(module, {"dataset_use", "data_flatten"}, {"processor", "data_args"})
 
     def records(self, dataset: Any) -> Sequence[dict]:
         return Conversations(dataset.list_data_dict)
@@ -77,10 +119,7 @@ class QwenVL(LLaVA):
         alone = copy.copy(dataset)
         alone.list_data_dict = [record]
         with contextlib.redirect_stdout(io.StringIO()):
-            return {name: int(getattr(alone, name)[0]) for name in LENGTHS if hasattr(type(dataset), name)}
-
-    def visible_ids(self, ids: Any) -> list[int]:
-        return [-1 if id in PLACES else id for id in ids.flatten().tolist()]
+            return {name: int(getattr(alone, name)[0]) for name in self.length_names if hasattr(type(dataset), name)}
 
     def segments(self, dataset: Any, index: int, item: Any) -> list[tuple[slice, dict]]:
         entry = dataset.list_data_dict[index]
@@ -89,46 +128,13 @@ class QwenVL(LLaVA):
         ends = list(accumulate(item["attention_mask"], initial=0))
         return [(slice(start, end), one) for start, end, one in zip(ends, ends[1:], entry, strict=False)]
 
-    def crop_canvas(self, dataset: Any) -> tuple[int, int, int] | None:
-        return None  # it resizes, and cuts nothing off
-
-    def seen_px(self, data_args: Any) -> tuple[int, str]:
-        return 0, ""  # tasks are painted at its size, see `grid`
-
     def grid(self, dataset: Any) -> tuple[int, int, int] | None:
         processor = dataset.processor.image_processor
         step = processor.patch_size * processor.merge_size
         return step, processor.size["shortest_edge"], processor.size["longest_edge"]
 
-    def text_path(self, dataset: Any, tokenizer: Any, limit: int) -> TextPath:
-        return ItemTextPath(self, dataset)
 
-    def template(self, module: ModuleType | None, data_args: Any, tokenizer: Any) -> ChatTemplate:
-        return ChatTemplate((str(getattr(data_args, "model_type", "qwen")),))
-
-    def model(self, model: Any) -> Any:
-        for module in model.modules():
-            if hasattr(type(module), "visual"):  # the class, since peft's wrapper forwards every attribute
-                return module
-        raise HostMismatchError(f"{type(model).__name__}: expected a Qwen-VL model, and found none inside it")
-
-    def vision_tower(self, model: Any) -> Any:
-        return model.visual
-
-    def projector(self, model: Any) -> Any:
-        return model.visual.merger
-
-    def visual_tokens(self, model: Any) -> int | None:
-        return None
-
-    def token_limit(self, model: Any) -> int | None:
-        return None
-
-
-LENGTHS = ("lengths", "modality_lengths", "pre_calculated_length")
-
-
-class QwenSeries(QwenVL):
+class QwenSeries(QwenModel):
     """2U1/Qwen-VL-Series-Finetune: records and an image folder as LLaVA has them, flat items, padded batches."""
 
     name = "Qwen-VL-Series-Finetune"
@@ -136,37 +142,13 @@ class QwenSeries(QwenVL):
     modules = ()
     trainer_name = "QwenSFTTrainer"
     refused: Mapping[str, str] = {
-        **QwenVL.refused,
+        **QwenModel.refused,
         "tune_vision_tower": "this training code has a flag of its own, --freeze_vision_tower False",
     }
 
     def missing(self, module: ModuleType) -> list[str]:
         needed = {"data_path", "image_folder", "image_min_pixels"}
         return data_module_problems(module, needed, {"model_id", "processor", "data_args"})
-
-    def records(self, dataset: Any) -> Sequence[dict]:
-        return dataset.list_data_dict
-
-    def image_folder(self, data_args: Any) -> str | None:
-        return data_args.image_folder
-
-    def source(self, data_args: Any) -> str:
-        return str(data_args.data_path)
-
-    def check_run(self, data_args: Any, world: int) -> None:
-        """Its records are the same on all ranks."""
-
-    def conversations(self, dataset: Any) -> int:
-        return len(dataset)
-
-    def item(self, dataset: Any, record: dict) -> Any:
-        return self._alone(dataset, record)[0]
-
-    def lengths(self, dataset: Any, record: dict) -> dict[str, int]:
-        return {}
-
-    def segments(self, dataset: Any, index: int, item: Any) -> list[tuple[slice, dict]]:
-        return [(slice(None), dataset.list_data_dict[index])]
 
     def grid(self, dataset: Any) -> tuple[int, int, int] | None:
         step = 2 * dataset.image_patch_size
@@ -211,7 +193,7 @@ class Conversations(Sequence):
 class ItemTextPath(TextPath):
     """The host's own item with a small blank picture in the place of each; no token depends on what a picture shows."""
 
-    def __init__(self, host: QwenVL, dataset: Any):
+    def __init__(self, host: QwenModel, dataset: Any):
         self.host, self.dataset = host, dataset
 
     def __call__(self, record: dict) -> dict[str, Any]:
