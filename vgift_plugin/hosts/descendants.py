@@ -13,7 +13,23 @@ from .llava import LLaVA
 OWN_FLAG = "this training code has a flag of its own for this, {}"
 
 
-class Bunny(LLaVA):
+class Descendant(LLaVA):
+    """A host that fields of its `DataArguments`, or else the name of its trainer class, tell from the others."""
+
+    own_fields: tuple[str, ...] = ()
+
+    def missing(self, module: ModuleType) -> list[str]:
+        if self.own_fields:
+            own = getattr(module, ARGUMENTS, None)
+            has = {one.name for one in fields(own)} if isinstance(own, type) and is_dataclass(own) else set()
+            lacking = [f"{ARGUMENTS}: expected the field {name}" for name in self.own_fields if name not in has]
+        else:
+            here = hasattr(module, self.trainer_name)
+            lacking = [] if here else [f"{self.trainer_name}: expected this trainer class, found nothing of the name"]
+        return [*lacking, *super().missing(module)]
+
+
+class Bunny(Descendant):
     """BAAI-DCAI/Bunny: LLaVA's data module, in another file than its `train()`."""
 
     name = "Bunny"
@@ -21,11 +37,8 @@ class Bunny(LLaVA):
     modules = ("bunny.train.train",)
     trainer_name = "BunnyTrainer"
 
-    def missing(self, module: ModuleType) -> list[str]:
-        return [*named(module, self.trainer_name), *super().missing(module)]
 
-
-class ShareGPT4V(LLaVA):
+class ShareGPT4V(Descendant):
     """ShareGPT4V (in InternLM/InternLM-XComposer): LLaVA 1.1's model, which has no position ids."""
 
     name = "ShareGPT4V"
@@ -35,19 +48,14 @@ class ShareGPT4V(LLaVA):
     prepared = tuple(name for name in LLaVA.prepared if name != "position_ids")
     refused: Mapping[str, str] = {"tune_vision_tower": OWN_FLAG.format("--tune_vision_tower True")}
 
-    def missing(self, module: ModuleType) -> list[str]:
-        return [*named(module, self.trainer_name), *super().missing(module)]
 
-
-class MoELLaVA(LLaVA):
+class MoELLaVA(Descendant):
     """PKU-YuanGroup/MoE-LLaVA: several files of records, an image tower beside a video tower, experts."""
 
     name = "MoE-LLaVA"
     packages = ("moellava",)
     modules = ("moellava.train.train",)
-
-    def missing(self, module: ModuleType) -> list[str]:
-        return [*with_fields(module, "video_folder", "num_frames"), *super().missing(module)]
+    own_fields = ("video_folder", "num_frames")
 
     def source(self, data_args: Any) -> str:
         return ", ".join(data_args.data_path)
@@ -56,7 +64,7 @@ class MoELLaVA(LLaVA):
         return model.get_image_tower() if hasattr(model, "get_image_tower") else None
 
 
-class VILA(LLaVA):
+class VILA(Descendant):
     """NVlabs/VILA, whose package is called `llava` too."""
 
     name = "VILA"
@@ -65,12 +73,10 @@ class VILA(LLaVA):
         "could be mixed in; write the samples with `vgift export`, describe vgift.json and its folder as a data set "
         "(VILA_DATASETS) and add it to --data_mixture"
     )
-
-    def missing(self, module: ModuleType) -> list[str]:
-        return [*with_fields(module, "data_mixture", "num_video_frames"), *super().missing(module)]
+    own_fields = ("data_mixture", "num_video_frames")
 
 
-class Cambrian(LLaVA):
+class Cambrian(Descendant):
     """cambrian-mllm/cambrian."""
 
     name = "Cambrian"
@@ -82,18 +88,3 @@ class Cambrian(LLaVA):
         "can be mixed in; write the samples with `vgift export` below --image_folder and append the records of "
         "vgift.json to that file, one a line, with paths relative to --image_folder"
     )
-
-    def missing(self, module: ModuleType) -> list[str]:
-        return [*named(module, self.trainer_name), *super().missing(module)]
-
-
-def named(module: ModuleType, name: str) -> list[str]:
-    """Returns what is missing where a module lacks a name, by which its family is told from the others."""
-    return [] if hasattr(module, name) else [f"{name}: expected this trainer class, found nothing of the name"]
-
-
-def with_fields(module: ModuleType, *names: str) -> list[str]:
-    """Returns what is missing where `DataArguments` lack fields, by which a family is told from the others."""
-    own = getattr(module, ARGUMENTS, None)
-    has = {one.name for one in fields(own)} if isinstance(own, type) and is_dataclass(own) else set()
-    return [f"{ARGUMENTS}: expected the field {name}" for name in names if name not in has]
