@@ -89,7 +89,7 @@ class Checkpoint:
                 setattr(arguments, name, getattr(model.config, name))
         arguments.image_folder, arguments.image_processor, arguments.is_multimodal = "", processor, True
         arguments.mm_use_im_start_end = getattr(model.config, "mm_use_im_start_end", False)
-        self.host = LLaVA()
+        self.host: LLaVA = LLaVA()
         self.encoder = Encoder(self.host, _empty_dataset(host, tokenizer, arguments))
         self.template = ChatTemplate((found.template,), markers(self.conversation, tokenizer))
         image = self.item(Image.new("RGB", (60, 40)), "?")["image"]
@@ -132,8 +132,9 @@ class Checkpoint:
         if is_qwen(found.config):
             from .qwen_checkpoint import QwenCheckpoint
 
-            return QwenCheckpoint.of(found, device, dtype)  # type: ignore[return-value]
-        checkpoint = cls(found, *load(found, device, dtype))
+            checkpoint: Checkpoint = QwenCheckpoint.loaded(found, device, dtype)
+        else:
+            checkpoint = cls(found, *load(found, device, dtype))
         logger.info("%s: template %s, %s on %s", found.path, found.template, checkpoint.dtype, checkpoint.device)
         return checkpoint
 

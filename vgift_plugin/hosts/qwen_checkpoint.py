@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,16 +12,15 @@ from ..errors import ConfigError
 from ..tasks.task import Sample
 from . import IGNORE_INDEX
 from .base import ChatTemplate
-from .checkpoint import Likelihood, Reply, drawing
+from .checkpoint import Checkpoint, Likelihood, Reply, drawing
 from .encoder import on_grid
 from .loading import Found
 from .qwen_vl import QwenVL
 
-logger = logging.getLogger(__name__)
 START, END = "<|im_start|>", "<|im_end|>"
 
 
-class QwenCheckpoint:
+class QwenCheckpoint(Checkpoint):
     """A Qwen2-VL, Qwen2.5-VL or Qwen3-VL. Attributes and methods are those of `checkpoint.Checkpoint`.
 
     An item is a dict with `input_ids` and `labels`, both (1, length), what the processor makes of the picture, and
@@ -34,13 +32,11 @@ class QwenCheckpoint:
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
         self.host, self.template = QwenVL(), ChatTemplate((found.template,))
-        step = processor.image_processor.patch_size * processor.image_processor.merge_size
-        size = processor.image_processor.size
-        self.grid = step, size["shortest_edge"], size["longest_edge"]
+        self.grid: Any = self.host.grid(self)  # of a dataset it asks for the processor alone, too
         self.context = getattr(model.config.get_text_config(), "max_position_embeddings", 32768)
 
     @classmethod
-    def of(cls, found: Found, device: str, dtype: Any) -> QwenCheckpoint:
+    def loaded(cls, found: Found, device: str, dtype: Any) -> QwenCheckpoint:
         """Loads a checkpoint.
 
         Args:
@@ -65,11 +61,6 @@ class QwenCheckpoint:
                 f"--model_path {found.path}: transformers cannot load it: {type(err).__name__}: {err}"
             ) from err
         return cls(found, processor, model.to(device).eval())
-
-    def item(self, picture: Image.Image, instruction: str, response: str = "?") -> dict[str, Any]:
-        """Returns the item for a question about a picture."""
-        turns = [{"from": "human", "value": f"{IMAGE}\n{instruction}"}, {"from": "gpt", "value": response}]
-        return self.encode({"image": "asked", "conversations": turns}, picture)
 
     def sample(self, sample: Sample, name: str = "asked") -> dict[str, Any]:
         """Returns the item for a task's sample, painted at the size the model looks at."""
@@ -117,10 +108,6 @@ class QwenCheckpoint:
             at += 1
         return labels
 
-    def generate(self, items: Sequence[Any], max_new_tokens: int | Sequence[int] = 128, **sampling: Any) -> list[str]:
-        """Returns the text of `replies`."""
-        return [reply.text for reply in self.replies(items, max_new_tokens, **sampling)]
-
     def replies(
         self,
         items: Sequence[Any],
@@ -166,10 +153,6 @@ class QwenCheckpoint:
                 found = logits.log_softmax(-1).gather(1, wanted[:, None]).double()
             result.append(Likelihood(float(found.sum()), len(wanted)))
         return result
-
-    def answer_length(self, item: Any) -> int:
-        """Returns how many tokens of an item are supervised."""
-        return int((item["labels"] != IGNORE_INDEX).sum())
 
     def fits(self, item: Any) -> bool:
         """Tells whether an item lies inside the model's context."""
