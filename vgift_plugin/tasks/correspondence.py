@@ -16,9 +16,9 @@ from PIL import Image
 
 from ..errors import UnsuitableImage
 from .drawing import side_by_side
-from .photo_pairs import GAP_PX, MARKER, PhotoPairs, numbers_of
+from .photo_pairs import GAP_PX, MARKER, NumberedCandidates, PhotoPairs
 from .registry import register
-from .task import PairTask, Params, Task, knob
+from .task import PairTask, Params, knob
 
 TRIES = 8  # pairs of views tried before the photograph is rejected
 POINTS = 96  # points tried in each pair of views
@@ -61,7 +61,7 @@ def corners(size_px: int) -> np.ndarray:
 
 @register
 @dataclass(frozen=True)
-class Correspondence(Task):
+class Correspondence(NumberedCandidates):
     """Two square views of one photograph side by side: a query point in the left one, candidates in the right one.
 
     The views differ in crop, scale, perspective, light, by a random quarter turn and, in half of the samples, by a
@@ -107,11 +107,6 @@ class Correspondence(Task):
             raise ValueError(f"max_light must be 0 to 0.9, not {self.max_light}")
         if self.size_px < 2 * self.margin_px + 2 * self.min_distance_px:
             raise ValueError(f"size_px must be at least 2 × (margin_px + min_distance_px), not {self.size_px}")
-
-    @property
-    def picture_px(self) -> int:
-        """Width of two views and the gap."""
-        return 2 * self.size_px + GAP_PX
 
     @property
     def longest_px(self) -> int:
@@ -220,16 +215,3 @@ class Correspondence(Task):
         size = (size_px, size_px)
         view = cut.transform(size, Image.Transform.PERSPECTIVE, coefficients, Image.Resampling.BILINEAR)
         return relit(view, *light)
-
-    def words(self, params: Params) -> dict[str, str]:
-        """Returns the numbers of the candidates: `0, 1 and 2`."""
-        return {"numbers": numbers_of(params["candidates"])}
-
-    def response(self, params: Params) -> str:
-        """Returns the number of the match: `0`, `1` or `2`."""
-        return str(params["answer"])
-
-    @property
-    def chance(self) -> float:
-        """1/candidates: 1/3 for three."""
-        return 1 / self.candidates

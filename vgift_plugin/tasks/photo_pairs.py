@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..errors import UnsuitableImage
 from .drawing import Marker, PublishedMarker, side_by_side
-from .task import PairTask, Params, knob
+from .task import PairTask, Params, Task, knob
 
 PUBLISHED_MARKER = PublishedMarker(radius_px=12, rim="red", rim_px=3, font_px=50, offset=(8, -5), padding_px=5)
 PUBLISHED_HEIGHT_PX = 512
@@ -22,8 +22,37 @@ MARKER = Marker(radius_px=4, font_px=14)
 GAP_PX = 16
 
 
+class NumberedCandidates(Task):
+    """A task that asks which of the numbered points in the right picture matches the query point in the left one.
+
+    A subclass has the knobs `candidates` and `size_px`.
+    """
+
+    candidates: int
+    size_px: int
+
+    @property
+    def picture_px(self) -> int:
+        """Width of two pictures and the gap."""
+        return 2 * self.size_px + GAP_PX
+
+    def words(self, params: Params) -> dict[str, str]:
+        """Returns the numbers of the candidates: `0, 1 and 2`."""
+        *most, last = map(str, range(len(params["candidates"])))
+        return {"numbers": f"{', '.join(most)} and {last}"}
+
+    def response(self, params: Params) -> str:
+        """Returns the number of the match: `0`, `1` or `2`."""
+        return str(params["answer"])
+
+    @property
+    def chance(self) -> float:
+        """1/candidates: 1/3 for three."""
+        return 1 / self.candidates
+
+
 @dataclass(frozen=True)
-class PhotoPairs(PairTask):
+class PhotoPairs(NumberedCandidates, PairTask):
     """Two photographs side by side: a query point in the left one, candidates in the right one."""
 
     name: ClassVar[str] = "correspondence"
@@ -40,11 +69,6 @@ class PhotoPairs(PairTask):
 
     candidates: int = knob(3, "how many points are offered, 2 to 6")
     size_px: int = knob(160, "longest width of each photograph, in pixels; its height is at most 1.5 times that")
-
-    @property
-    def picture_px(self) -> int:
-        """Width of two photographs and the gap."""
-        return 2 * self.size_px + GAP_PX
 
     def draw_match(self, match: Mapping[str, Any], rng: np.random.Generator) -> Params:
         """Returns the choices of a sample: distractors and the number of the match. See `PairTask.draw_match`."""
@@ -92,25 +116,6 @@ class PhotoPairs(PairTask):
             panels.append(panel)
         left, right = panels
         return side_by_side(left, right, GAP_PX)
-
-    def words(self, params: Params) -> dict[str, str]:
-        """Returns the numbers of the candidates: `0, 1 and 2`."""
-        return {"numbers": numbers_of(params["candidates"])}
-
-    def response(self, params: Params) -> str:
-        """Returns the number of the match: `0`, `1` or `2`."""
-        return str(params["answer"])
-
-    @property
-    def chance(self) -> float:
-        """1/candidates: 1/3 for three."""
-        return 1 / self.candidates
-
-
-def numbers_of(candidates: Sequence) -> str:
-    """Returns the numbers of the candidates as text: `0, 1 and 2`."""
-    *most, last = map(str, range(len(candidates)))
-    return f"{', '.join(most)} and {last}"
 
 
 def marks(params: Params, query: str) -> tuple[list, list]:

@@ -54,12 +54,6 @@ def task_names() -> list[str]:
     return [*_registered, *offered]
 
 
-def loaded_tasks() -> list[type[Task]]:
-    """Returns the built-in tasks and those of other packages that have been requested so far."""
-    _built_in()
-    return list(_registered.values())
-
-
 def get_task(name: str) -> type[Task]:
     """Returns the task class called `name`.
 
