@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
+
+from ..data.jobs import Ranks, progress
+from ..data.workers import computed
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 CHUNKS = 8  # for each process, so that none is idle for long at the end
 LARGEST_CHUNK = 25
-
-_function: Callable[[Any], Any] | None = None
-_limit: Any = None
 
 
 def parallel_map(
@@ -27,19 +25,28 @@ def parallel_map(
         arguments: one for each call.
         workers: number of processes; None for one a core. 1 computes in this process.
         label: of the progress bar.
+
+    Raises:
+        ConfigError: a worker process was killed.
     """
     import sklearn.ensemble  # noqa: F401  loaded once, before the processes start; see _one_thread
-    from tqdm import tqdm
 
-    workers = min(workers or _cores(), max(1, len(arguments)))
-    chunk = max(1, min(LARGEST_CHUNK, len(arguments) // (workers * CHUNKS)))
-    bar = {"total": len(arguments), "desc": label, "unit": "", "leave": False}
-    if workers == 1:
-        with _one_thread():
-            return list(tqdm(map(function, arguments), **bar))
-    context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else None)
-    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(function,)) as pool:
-        return list(tqdm(pool.map(_call, arguments, chunksize=chunk), **bar))
+    total = len(arguments)
+    workers = min(workers or Ranks().cores, max(1, total))
+    chunk = max(1, min(LARGEST_CHUNK, total // (workers * CHUNKS)))
+    found: dict[int, list[Result]] = {}
+    with progress(total, label) as bar:
+        blocks = [range(start, min(start + chunk, total)) for start in range(0, total, chunk)]
+        compute = partial(_compute, function, arguments)
+        for block, results in computed(blocks, compute, workers, cure="run the same command again with a smaller -n"):
+            found[block.start] = results
+            bar.update(len(block))
+    return [result for start in sorted(found) for result in found[start]]
+
+
+def _compute(function: Callable[[Argument], Result], arguments: Sequence[Argument], block: range) -> list[Result]:
+    with _one_thread():
+        return [function(arguments[k]) for k in block]
 
 
 def _one_thread() -> Any:
@@ -52,17 +59,3 @@ def _one_thread() -> Any:
     from threadpoolctl import threadpool_limits  # a dependency of scikit-learn
 
     return threadpool_limits(1)
-
-
-def _start(function: Callable[[Any], Any]) -> None:
-    global _function, _limit
-    _function, _limit = function, _one_thread()  # the limit holds for as long as the process lives
-
-
-def _call(argument: Any) -> Any:
-    assert _function is not None  # set by `_start`
-    return _function(argument)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

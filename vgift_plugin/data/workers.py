@@ -14,18 +14,20 @@ from typing import Any
 
 from ..errors import ConfigError
 
-Compute = Callable[[range], list[dict[str, Any]]]
+Compute = Callable[[range], list[Any]]
+CURE = "run the same command again to go on, with fewer --workers"
 
 
 def computed(
-    blocks: Sequence[range], compute: Compute, workers: int
-) -> Generator[tuple[range, list[dict[str, Any]]], None, None]:
+    blocks: Sequence[range], compute: Compute, workers: int, cure: str = CURE
+) -> Generator[tuple[range, list[Any]], None, None]:
     """Yields (block, its items) in order of completion, computed in this process or in worker processes.
 
     Args:
         blocks: ranges of item numbers.
         compute: returns the items of a block. Workers are forked if possible; otherwise `compute` is pickled.
         workers: number of worker processes; below 2, this process computes.
+        cure: what to do where a worker process was killed.
 
     Raises:
         ConfigError: a worker process was killed.
@@ -46,10 +48,7 @@ def computed(
                     worker.terminate()
             pool.shutdown(wait=False, cancel_futures=True)
             if isinstance(err, BrokenProcessPool):
-                raise ConfigError(
-                    "a worker process was killed, most likely for lack of memory; run the same command again to go on, "
-                    "with fewer --workers"
-                ) from err
+                raise ConfigError(f"a worker process was killed, most likely for lack of memory; {cure}") from err
             raise
 
 
@@ -71,5 +70,5 @@ def _start_worker(compute: Compute, parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _work(block: range) -> list[dict[str, Any]]:
+def _work(block: range) -> list[Any]:
     return _compute(block)
