@@ -383,3 +383,10 @@ def call(command, timeout=600, **environment):
     return subprocess.run(
         list(map(str, command)), cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout, check=False
     )
+
+
+def call_beside(checkout, command, **environment):
+    """Runs a command as if the checkout were installed, and the plugin beside it."""
+    path = filter(None, [str(checkout), str(ROOT), os.environ.get("PYTHONPATH")])
+    offline = {"HF_HUB_OFFLINE": 1, "WANDB_MODE": "disabled", "DS_ACCELERATOR": "cpu", "PYTHONDONTWRITEBYTECODE": 1}
+    return call(command, **{**offline, "PYTHONPATH": os.pathsep.join(path), **environment})

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, VGIFT, arguments, call, demo_module, free_port
+from conftest import ROOT, VGIFT, arguments, call, call_beside, demo_module, free_port
 from test_preference import LORA, rows_of, write
 
 pytestmark = pytest.mark.host
@@ -55,9 +55,7 @@ class Host:
 
     def call(self, command, **environment):
         """Runs a command as if the checkout were installed, and the plugin beside it."""
-        path = filter(None, [str(self.checkout()), str(ROOT), os.environ.get("PYTHONPATH")])
-        offline = {"HF_HUB_OFFLINE": 1, "WANDB_MODE": "disabled", "DS_ACCELERATOR": "cpu", "PYTHONDONTWRITEBYTECODE": 1}
-        return call(command, **{**offline, "PYTHONPATH": os.pathsep.join(path), **environment})
+        return call_beside(self.checkout(), command, **environment)
 
 
 NEXT = {  # with LoRA, for without it the last line of its train() needs a GPU

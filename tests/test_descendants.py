@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, VGIFT, arguments, call, demo_module
+from conftest import ROOT, VGIFT, arguments, call_beside, demo_module
+from test_checkouts import TINY
 
 pytestmark = pytest.mark.host
 FOLDER = os.environ.get("VGIFT_CHECKOUTS")
@@ -59,20 +60,7 @@ HOSTS = {
     ),
     "LLaVA-NeXT": Descendant("llava.train.train", flags={"attn_implementation": "eager", "lora_enable": True}),
     "V-GIFT": Descendant("llava.train.train", path="llava"),
-    "TinyLLaVA_Factory": Descendant(
-        "tinyllava.train.train",
-        "qwen",
-        flags={
-            "conv_version": "qwen2_instruct",
-            "connector_type": "mlp2x_gelu",
-            "tune_type_llm": "full",
-            "tune_type_vision_tower": "frozen",
-            "tune_type_connector": "full",
-            "tokenizer_use_fast": False,
-        },
-        without=("version", "mm_projector_type", "mm_use_im_start_end", "mm_use_im_patch_token"),
-        ranks=True,
-    ),
+    "TinyLLaVA_Factory": Descendant(TINY.module, TINY.llm, flags=TINY.flags, without=TINY.without, ranks=True),
 }
 REFUSED = {"VILA": Descendant("llava.train.train"), "cambrian": Descendant("cambrian.train.train_fsdp")}
 
@@ -88,9 +76,8 @@ def python(name):
 def run(name, command, cwd):
     """Runs a command as if the checkout were installed, and the plugin beside it."""
     host = {**HOSTS, **REFUSED}[name]
-    path = filter(None, [str(Path(FOLDER, name, host.path).absolute()), str(ROOT), os.environ.get("PYTHONPATH")])
-    offline = {"HF_HUB_OFFLINE": 1, "WANDB_MODE": "disabled", "DS_ACCELERATOR": "cpu", "PYTHONDONTWRITEBYTECODE": 1}
-    return call(["env", "-C", cwd, *command], **offline, PYTHONPATH=os.pathsep.join(path), TOKENIZERS_PARALLELISM=False)
+    checkout = Path(FOLDER, name, host.path).absolute()
+    return call_beside(checkout, ["env", "-C", cwd, *command], TOKENIZERS_PARALLELISM=False)
 
 
 @functools.cache

@@ -21,6 +21,7 @@ def main(model, runs):
     import transformers
 
     from vgift_plugin import attach
+    from vgift_plugin.errors import VgiftError
 
     rank = int(os.environ.get("RANK", "0"))
     if "RANK" in os.environ:
@@ -35,7 +36,7 @@ def main(model, runs):
         flags = {key: value for key, value in {**flags, **own}.items() if not key.startswith("rank ")}
         try:
             result[name] = made(host, transformers, model, flags)
-        except Exception as err:
+        except VgiftError as err:
             result[name] = f"{type(err).__name__}: {err}"
     if rank == 0:
         print("\n" + json.dumps(result))
