@@ -261,6 +261,7 @@ def test_items_whose_files_are_damaged_are_computed_again(tmp_path, caplog):
             list(job.complete("files", 5, compute, workers=2))
         return {str(path): path.read_bytes() for path in tmp_path.glob("?/?")}
 
+    caplog.set_level(logging.WARNING, "vgift_plugin")  # a test before this one may have asked for more
     whole = run()
     assert len(whole) == 10 and run() == whole and not caplog.text
     (tmp_path / "1" / "a").unlink()
