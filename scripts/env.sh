@@ -41,7 +41,7 @@ if [ "$(cat "$venv/stamp" 2>/dev/null)" != "$stamp" ]; then
     rm -rf "$venv"
     "$python" -m venv "$venv"
     echo "$constraints" >"$venv/constraints.txt"
-    pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$venv/constraints.txt")
+    pip=("$venv/bin/python" -m pip install -qq --disable-pip-version-check --constraint "$venv/constraints.txt")
     if [[ "$pins" != python* ]]; then
         "${pip[@]}" torch numpy
         "${pip[@]}" transformers tokenizers accelerate peft sentencepiece protobuf einops requests

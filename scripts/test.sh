@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All tests, on the real hosts, two files at a time: LLaVA's, then those of Qwen-VL's codes in an environment of their own.
+# All tests, on the real hosts, two files at a time: Qwen-VL's codes in an environment of their own, then LLaVA's.
 # Arguments go to pytest, in the first environment alone: bash scripts/test.sh tests/test_color.py -n 0
 # With --matrix before them: in all environments of env.sh, one after the other, which ends with a line for each. One of
 # them alone: VGIFT_PINS=4.36.2 bash scripts/test.sh
@@ -26,6 +26,19 @@ if [ "${1:-}" = --matrix ]; then
     exit "$failed"
 fi
 
+if [[ $# = 0 && -z "${VGIFT_PINS:-}${VGIFT_ONE:-}" ]]; then
+    status=0
+    echo "== Qwen-VL's codes; what trains is skipped where VGIFT_QWEN or VGIFT_QWEN_SERIES names no checkout:" \
+        "${VGIFT_QWEN:+VGIFT_QWEN is set }${VGIFT_QWEN_SERIES:+VGIFT_QWEN_SERIES is set}"
+    if VGIFT_PINS=qwen bash -c "source '$(dirname "$0")/env.sh'"; then
+        VGIFT_PINS=qwen bash "$0" || status=$?
+    else
+        echo "== not run: Qwen-VL's codes, whose environment could not be made (see above)"
+    fi
+    VGIFT_ONE=1 bash "$0" || status=$? # last, so that its summary is what one sees
+    exit "$status"
+fi
+
 source "$(dirname "$0")/env.sh"
 # With a host installed, a skipped host test is a failure.
 if [[ "$pins" != python* && "$pins" != qwen ]]; then export VGIFT_NEEDS_HOST=1; fi
@@ -38,17 +51,4 @@ found = {found.name: found.version for found in distributions()}
 print("== tested with Python", ", ".join([platform.python_version(), *(f"{k} {found[k]}" for k in SHOWN if k in found)]))
 END
 if [ "$pins" = qwen ] && [ $# = 0 ]; then set -- tests/test_qwen_host.py tests/test_qwen.py; fi
-if [[ -n "$pins" || -n "${VGIFT_ONE:-}" || $# -gt 0 ]]; then
-    exec python -m pytest --numprocesses 2 --dist loadfile "$@"
-fi
-status=0
-python -m pytest --numprocesses 2 --dist loadfile || status=$?
-deactivate
-echo "== Qwen-VL's codes; what trains is skipped where VGIFT_QWEN or VGIFT_QWEN_SERIES names no checkout:" \
-    "${VGIFT_QWEN:+VGIFT_QWEN is set }${VGIFT_QWEN_SERIES:+VGIFT_QWEN_SERIES is set}"
-if VGIFT_PINS=qwen bash -c "source scripts/env.sh"; then
-    VGIFT_PINS=qwen bash scripts/test.sh || status=$?
-else
-    echo "== not run: Qwen-VL's codes, whose environment could not be made (see above)"
-fi
-exit "$status"
+exec python -m pytest --numprocesses 2 --dist loadfile "$@"

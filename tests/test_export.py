@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from conftest import HAS_HOST, call, torchrun
 from PIL import Image
 
 from vgift_plugin import get_task
+from vgift_plugin.data.files import write_files
 from vgift_plugin.errors import ConfigError
 from vgift_plugin.methods.vgift.export.job import ExportSamples
 from vgift_plugin.methods.vgift.flags import VgiftFlags
@@ -104,6 +106,21 @@ def test_torchrun_shares_the_work(photos, tmp_path):
     assert done.returncode == 0 and HAS_HOST, done.stderr
     write(photos, tmp_path / "one", "llava")
     assert tree(tmp_path / "one") == tree(tmp_path / "ranks")
+
+
+def test_a_rank_that_another_one_overtook_ends_well(photos, tmp_path, monkeypatch):
+    def overtaken(output, files, scratch):
+        write_files(output, files, scratch)
+        shutil.rmtree(scratch)
+        raise FileNotFoundError(2, "No such file or directory", str(output))
+
+    write(photos, tmp_path / "one", "llava")
+    monkeypatch.setattr("vgift_plugin.methods.vgift.export.job.write_files", overtaken)
+    assert "6 rotation" in write(photos, tmp_path / "ranks", "llava")
+    assert tree(tmp_path / "one") == tree(tmp_path / "ranks")
+    monkeypatch.setattr("vgift_plugin.methods.vgift.export.job._finished", lambda *_: False)
+    with pytest.raises(FileNotFoundError):
+        write(photos, tmp_path / "lost", "llava")
 
 
 def test_published_samples_are_written_under_their_own_names(release, tmp_path):

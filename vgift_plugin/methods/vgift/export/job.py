@@ -165,7 +165,11 @@ def _assemble(what: Export, settings: dict, chunks: Iterable[dict]) -> str:
     told = {part: dict(sorted(reasons.items())) for part, reasons in redraws.items() if reasons}
     result = json.dumps({**settings, "redraws": told}, indent=2).encode() + b"\n"
     files = [(INDEX[what.format], index)] if what.format in INDEX else []
-    write_files(output, [*files, (RESULT, result)], output / PARTS)
+    try:
+        write_files(output, [*files, (RESULT, result)], output / PARTS)
+    except FileNotFoundError:  # another rank was faster, and has removed the parts with this rank's temporary files
+        if not _finished(what.output, settings):
+            raise
     shutil.rmtree(output / PARTS, ignore_errors=True)
     passed = sum(sum(reasons.values()) for reasons in redraws.values())
     listed = ", ".join(f"{size:,} {part}" for part, size in what.sizes().items())
