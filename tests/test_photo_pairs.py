@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from vgift_plugin import UnsuitableImage, generator, get_task
+from vgift_plugin.errors import ConfigError, NoSuitableImageError
 from vgift_plugin.methods.vgift.flags import TaskSpec, VgiftFlags
 from vgift_plugin.methods.vgift.streams import streams
 from vgift_plugin.tasks.photo_pairs import PhotoPairs
@@ -61,8 +62,8 @@ def test_malformed_rows_are_told(changes):
 
 
 def test_the_knobs_of_the_task_hold_for_its_pairs_too(tmp_path):
-    for name in ("a.jpg", "b.jpg"):
-        Image.new("RGB", (400, 300)).save(tmp_path / name)
+    for name, wh in (("a.jpg", (451, 300)), ("b.jpg", (400, 300))):
+        Image.new("RGB", wh).save(tmp_path / name)
     (tmp_path / "pairs.jsonl").write_text(json.dumps(row()) + "\n")
     task = get_task("correspondence")(candidates=4, size_px=200, wording=1)
     flags = VgiftFlags(ssl_tasks="correspondence", ssl_pairs=str(tmp_path / "pairs.jsonl"))
@@ -70,3 +71,55 @@ def test_the_knobs_of_the_task_hold_for_its_pairs_too(tmp_path):
     sample = stream(0, 0)
     assert "marks 0, 1, 2 and 3" in sample.instruction and stream.task.chance == 1 / 4
     assert sample.image.size == (200 + 16 + 200, 150)
+
+
+def stream_of(tmp_path, rows, sizes=((451, 300), (400, 300))):
+    for name, wh in zip(("a.jpg", "b.jpg"), sizes, strict=True):
+        Image.new("RGB", wh).save(tmp_path / name)
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    flags = VgiftFlags(ssl_tasks="correspondence", ssl_pairs=str(tmp_path / "pairs.jsonl"))
+    return streams(flags, flags.tasks(), None, str(tmp_path), None)[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"query": [-5, -5]}, r"row 2 .* the point \[-5, -5\] lies outside a photograph of 451×300 pixels \(wh1\)"),
+        ({"match": [10**6, 10**6]}, r"the point \[1000000, 1000000\] lies outside a photograph of 400×300"),
+        ({"distractors": [[300, 30], [40, 250], [400, 260]]}, r"the point \[400, 260\] lies outside"),
+        ({"query": ["60", 70]}, r"\['60', 70\] is not two whole numbers"),
+        ({"query": [float("nan"), 70]}, r"\[nan, 70\] is not two whole numbers"),
+        ({"wh1": None}, "None is not two whole numbers"),
+        ({"wh2": "nonsense"}, "'nonsense' is not two whole numbers"),
+        ({"match": [40, 250]}, r"the match \[40, 250\] is one of the distractors"),
+        ({"wh1": [902, 600]}, r"row 2: a.jpg is 451×300 pixels, and 902×600 in the row"),
+    ],
+)
+def test_rows_that_contradict_their_photographs_are_named_before_training(tmp_path, changes, told):
+    with pytest.raises(ConfigError, match=told) as caught:
+        stream_of(tmp_path, [row(), row(**changes)])
+    assert "pairs.jsonl: " in str(caught.value)
+
+
+def test_photographs_at_half_size_are_named_before_training(tmp_path):
+    with pytest.raises(ConfigError, match=r"(?s)2 of 2 rows contradict .*--ssl_image_folder") as caught:
+        stream_of(tmp_path, [row(), row()], sizes=((225, 150), (200, 150)))
+    assert "row 1: a.jpg is 225×150 pixels, and 451×300 in the row" in str(caught.value)
+
+
+def test_a_row_whose_photograph_changed_later_is_passed_over_and_counted(tmp_path):
+    stream, redraws = stream_of(tmp_path, [row(), row()]), []
+    Image.new("RGB", (225, 150)).save(tmp_path / "a.jpg")
+    with pytest.raises(NoSuitableImageError, match="row contradicts photograph"):
+        stream(0, 0, lambda task, reason, paths: redraws.append(reason))
+    assert redraws == ["row contradicts photograph"] * 11
+
+
+def test_a_row_cannot_name_a_link_to_a_file_outside_the_folder(tmp_path, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    Image.new("RGB", (451, 300)).save(elsewhere / "secret.png")
+    (tmp_path / "link.png").symlink_to(elsewhere / "secret.png")
+    (tmp_path / "linked").symlink_to(elsewhere)
+    stream_of(tmp_path, [row(image1="linked/secret.png")])
+    with pytest.raises(ConfigError, match=r"1 of the photographs it names are links to files outside .*: link.png"):
+        stream_of(tmp_path, [row(image1="link.png")])

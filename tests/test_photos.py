@@ -1,14 +1,21 @@
 """Where photographs come from: how a file is opened, which of a folder and of records are taken."""
 
+import errno
+import io
+import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
-from vgift_plugin.data.photos import from_folder, from_records, open_photo
+from vgift_plugin.data import photos
+from vgift_plugin.data.photos import from_folder, from_records, open_photo, photo_size
 from vgift_plugin.data.records import read_records
-from vgift_plugin.errors import ConfigError, UnsuitableImage
+from vgift_plugin.errors import ConfigError, PhotoReadError, UnsuitableImage
+from vgift_plugin.methods.vgift.flags import VgiftFlags
+from vgift_plugin.methods.vgift.streams import streams
 from vgift_plugin.tasks.drawing import test_card as card
 
 EXIF_ORIENTATION = 0x0112
@@ -79,6 +86,12 @@ def broken(folder, kind):
         header = struct.pack(">IIBBBBB", 20000, 20000, 8, 2, 0, 0, 0)
         path = folder / "bomb.png"
         path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    elif kind == "fifo":  # opening one waits for a writer
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind in ("eps", "icns"):  # formats that Pillow knows, under another name
+        card((64, 64)).save(path, kind)
     elif kind == "forbidden":
         path.symlink_to(path)  # a link to itself cannot be opened by anyone, root included
     return str(path)
@@ -93,6 +106,10 @@ def broken(folder, kind):
         ("empty", "unreadable"),
         ("forbidden", "unreadable"),
         ("folder", "not a file"),
+        ("fifo", "not a file"),
+        ("device", "not a file"),
+        ("eps", "unreadable"),
+        ("icns", "unreadable"),
         ("sixteen", "more than 8 bits"),
         ("float", "more than 8 bits"),
         ("bomb", "too many pixels"),
@@ -102,6 +119,100 @@ def test_bad_files_have_a_reason(tmp_path, kind, reason):
     with pytest.raises(UnsuitableImage) as caught:
         open_photo(broken(tmp_path, kind))
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "tif"])
+def test_a_torn_file_is_unreadable_whatever_the_host_set(tmp_path, monkeypatch, suffix):
+    """LLaVA-NeXT sets LOAD_TRUNCATED_IMAGES on import; many set MAX_IMAGE_PIXELS."""
+    path = tmp_path / f"x.{suffix}"
+    card((300, 200)).save(path)
+    whole = open_photo(str(path)).tobytes()
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert open_photo(str(path)).tobytes() == whole and photo_size(str(path)) == (300, 200)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(UnsuitableImage, match="unreadable"):
+        open_photo(str(path))
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True and Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_settings_of_the_host_are_put_back_after_many_threads(tmp_path, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    card((300, 200)).save(tmp_path / "x.png")
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(lambda _: open_photo(str(tmp_path / "x.png")).tobytes(), range(64)))) == 1
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True
+
+
+def test_the_header_tells_the_size_of_the_upright_photograph(tmp_path):
+    exif = Image.Exif()
+    for orientation in range(1, 9):
+        exif[EXIF_ORIENTATION] = orientation
+        card((60, 40)).save(tmp_path / "x.jpg", exif=exif)
+        for upright in (True, False):
+            size = photo_size(str(tmp_path / "x.jpg"), upright)
+            assert size == open_photo(str(tmp_path / "x.jpg"), upright).size
+
+
+def test_large_pictures_are_passed_over_unless_a_reduced_size_is_enough(tmp_path):
+    for suffix in ("jpg", "png"):
+        card((640, 480)).save(tmp_path / f"x.{suffix}")
+    assert open_photo(str(tmp_path / "x.jpg"), longest_px=160, max_pixels=20_000).size == (160, 120)
+    for suffix, longest_px in (("jpg", None), ("png", 160)):
+        with pytest.raises(UnsuitableImage, match="too many pixels"):
+            open_photo(str(tmp_path / f"x.{suffix}"), longest_px=longest_px, max_pixels=20_000)
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Returns a function that lets the next `times` reads of photographs fail with an error of the system."""
+    left = []
+
+    def read(self, *size):
+        if left:
+            raise left.pop()
+        return super(Reader, self).read(*size)
+
+    Reader = type("Reader", (io.BufferedReader,), {"read": read})
+    monkeypatch.setattr(photos, "open", lambda path, mode: Reader(io.FileIO(path)), raising=False)
+    monkeypatch.setattr(photos, "PAUSES_S", (0, 0, 0))
+    return lambda number, times: left.extend([OSError(number, os.strerror(number))] * times)
+
+
+SYSTEM = [errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENOMEM, errno.EACCES, errno.ETIMEDOUT]
+
+
+@pytest.mark.parametrize("number", SYSTEM)
+def test_an_error_of_the_system_is_tried_again_and_never_taken_for_a_broken_picture(tmp_path, failing, number):
+    path = tmp_path / "x.jpg"
+    card((60, 40)).save(path)
+    whole = open_photo(str(path)).tobytes()
+    failing(number, 3)
+    assert open_photo(str(path)).tobytes() == whole
+    failing(number, 4)
+    with pytest.raises(PhotoReadError, match=f"{path}: {os.strerror(number)}, 4 times"):
+        open_photo(str(path))
+
+
+def test_an_error_of_the_system_ends_a_run_and_names_the_path(tmp_path, failing):
+    card((60, 40)).save(tmp_path / "x.jpg")
+    flags = VgiftFlags(ssl_tasks="rotation")
+    (stream,) = streams(flags, flags.tasks(), None, str(tmp_path), None)
+    failing(errno.EIO, 99)
+    with pytest.raises(PhotoReadError, match=r"x\.jpg: Input/output error"):
+        stream(0, 0)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, AssertionError, OverflowError, RecursionError, AttributeError])
+def test_whatever_pillow_raises_on_a_file_is_the_fault_of_the_file(tmp_path, monkeypatch, error):
+    card((60, 40)).save(tmp_path / "x.jpg")
+
+    def fail(*_, **__):
+        raise error("from a decoder")
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(UnsuitableImage, match="unreadable"):
+        open_photo(str(tmp_path / "x.jpg"))
 
 
 @pytest.fixture
@@ -130,6 +241,30 @@ def test_links_to_folders_are_followed(tree, tmp_path_factory):
     other = tmp_path_factory.mktemp("other")
     (other / "coco").symlink_to(tree / "coco")
     assert len(from_folder(str(other))) == 2
+
+
+def test_links_that_lead_out_are_followed_and_told_once(tree, tmp_path_factory, caplog):
+    other = tmp_path_factory.mktemp("other")
+    (other / "coco").symlink_to(tree / "coco")
+    (other / "one.png").symlink_to(tree / "vg" / "ç.png")
+    (other / "self").symlink_to(other)
+    with caplog.at_level(logging.INFO, "vgift_plugin"):
+        assert len(from_folder(str(other))) == 3
+    (told,) = [message for message in caplog.messages if "lead out" in message]
+    assert "2 links lead out of this folder and are followed, such as" in told
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tree, monkeypatch):
+    scandir = os.scandir
+
+    def fail(path):
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(ConfigError, match=r"coco/deep: Permission denied; its photographs would be left out"):
+        from_folder(str(tree))
 
 
 def test_folders_without_images_are_named(tmp_path):

@@ -3,6 +3,8 @@ and glyphs; the numbers are those of the release (V-GIFT, arXiv 2604.12966)."""
 
 import json
 import pickle
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -253,3 +255,37 @@ def test_names_of_published_pictures_are_read_as_those_of_their_task():
     for part, one in parts.items():
         assert reading(f"somewhere/a_b_{part}.jpg") == (one, "a_b", part) and is_published(f"a_b_{part}.jpg")
     assert reading("coco/train2017/000000000009.jpg") is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "told"),
+    [
+        ("rotation", {"rotation_degrees": True}, "rotation_degrees is True"),
+        ("rotation", {"rotation_degrees": 90.0}, "rotation_degrees is 90.0"),
+        ("colorization", {"x": "30"}, "needs whole numbers x and y"),
+        ("colorization", {"y": float("nan")}, "needs whole numbers x and y"),
+        ("colorization", {"x": -1}, r"the point \[-1, 40\] lies outside"),
+        ("colorization", {"x": 512}, r"the point \[512, 40\] lies outside a photograph of .* 512 at the longest side"),
+        ("colorization", {"original_color": [256, 0, 0]}, "three colours from 0 to 255"),
+        ("colorization", {"original_color": [None, 0, 0]}, "three colours from 0 to 255"),
+        ("point_correspondence", {"point_img1": "(-3, 5)"}, "'\\(-3, 5\\)' is no point"),
+        ("point_correspondence", {"point_img1": "(9999, 5)"}, r"the point \[9999, 5\] lies outside"),
+        ("point_correspondence", {"point_img1": None}, "no row for correspondence"),
+        ("point_correspondence", {"correspondence_index": True}, "correspondence_index True is none of"),
+    ],
+)
+def test_wrong_values_in_the_metadata_are_named_before_training(release, tmp_path, kind, change, told):
+    root, metadata, records = release
+    shutil.copytree(metadata, tmp_path / "metadata")
+    path = tmp_path / "metadata" / f"{kind}_metadata.json"
+    rows = json.loads(path.read_text())
+    if kind == "colorization":
+        rows[0]["points"][0].update(change)
+        by_slot = dict(zip(rows[0]["answer_mapping"].values(), rows[0]["points"], strict=True))
+        rows[0]["shuffled_colors"] = [by_slot[slot]["original_color"] for slot in range(1, 6)]
+    else:
+        rows[0].update(change)
+    path.write_text(json.dumps(rows))
+    with pytest.raises(ConfigError, match=f"(?s){path.name}: .*row 1") as caught:
+        Replay(str(tmp_path / "metadata"), str(root / "coco/train2017"), records, str(root))
+    assert re.search(told, str(caught.value))

@@ -36,6 +36,10 @@ class TaskError(VgiftError):
     """A task failed on an image for a reason other than the image; names task, image, seed, epoch and index."""
 
 
+class PhotoReadError(VgiftError):
+    """The system failed repeatedly to read a photograph, for reasons that are not the picture's; names the path."""
+
+
 class NoSuitableImageError(VgiftError):
     """No image was suitable for a sample after the allowed number of redraws; names task, images and seed."""
 

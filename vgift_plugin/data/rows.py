@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigError
+from .strict import json_value
 
-_BETWEEN = re.compile(r"[\s,]*")
+_SPACE = re.compile(r"\s*")
 SHOWN = 3  # names in an error; the counts are complete
 
 
@@ -45,14 +46,14 @@ class Rows(Sequence):
 
     def _scan(self, on_row: Callable[[int, dict], None]) -> Iterator[int]:
         """Yields the offset of every row in the text."""
-        text, decode = self._text, json.JSONDecoder().raw_decode
+        text = self._text
         place = _after_space(text, 0)
         listed = text.startswith("[", place)
         place = _after_space(text, place + listed)
         count = 0
         while place < len(text) and not (listed and text[place] == "]"):
             try:
-                row, end = decode(text, place)
+                row, end = json_value(text, place)
             except ValueError as err:
                 raise ConfigError(f"{self.path}: row {count + 1:,} is not JSON: {err}") from err
             if not isinstance(row, dict):
@@ -61,8 +62,14 @@ class Rows(Sequence):
             on_row(count, row)
             yield place
             place = _after_space(text, end)
+            if listed and text.startswith(",", place):
+                place = _after_space(text, place + 1)
+            elif listed and place < len(text) and text[place] != "]":
+                raise ConfigError(f"{self.path}: there is no comma after row {count:,}: {text[place:]!r:.60}")
         if listed and place >= len(text):
             raise ConfigError(f"{self.path}: ends after row {count:,}, before its closing bracket; is it cut off?")
+        if listed and (after := text[place + 1 : place + 1000].strip()):
+            raise ConfigError(f"{self.path}: there is more text after the closing bracket of its list: {after!r:.60}")
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -78,7 +85,7 @@ class Rows(Sequence):
 
 
 def _after_space(text: str, place: int) -> int:
-    match = _BETWEEN.match(text, place)
+    match = _SPACE.match(text, place)
     assert match is not None  # it matches nothing, too
     return match.end()
 
@@ -107,6 +114,29 @@ def absent(folder: str, names: Iterable[str]) -> list[str]:
         if file not in listed[parent]:
             missing.append(name)
     return missing
+
+
+def links_out(folder: str, names: Iterable[str]) -> list[str]:
+    """Returns the names that are links to files outside the folder, in order. Linked folders are part of the folder.
+
+    A file from elsewhere that names photographs must not reach other files over such links.
+    """
+    linked: dict[str, set[str]] = {}
+    found = []
+    for name in names:
+        parent, _, file = name.rpartition("/")
+        if parent not in linked:
+            try:
+                with os.scandir(os.path.join(folder, parent)) as entries:
+                    linked[parent] = {entry.name for entry in entries if entry.is_symlink()}
+            except OSError:
+                linked[parent] = set()
+        if file in linked[parent]:
+            path = os.path.join(folder, parent, file)
+            roots = [os.path.realpath(root) + os.sep for root in (folder, os.path.dirname(path))]
+            if not os.path.realpath(path).startswith(tuple(roots)):
+                found.append(name)
+    return found
 
 
 def some(names: Sequence[str]) -> str:

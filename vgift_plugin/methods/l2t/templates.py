@@ -14,6 +14,7 @@ from ...data.arguments import option
 from ...data.files import read_once, write_whole
 from ...data.photos import fingerprint
 from ...data.records import read_records, said
+from ...data.strict import json_whole
 from ...errors import ConfigError
 from .sentences import count, spans
 
@@ -97,7 +98,7 @@ def parse(text: str, where: str) -> Templates:
         ConfigError: the content is invalid; the file and the invalid entries are named.
     """
     try:
-        content = json.loads(text)
+        content = json_whole(text)
     except ValueError as err:
         raise ConfigError(f"{where}: is no JSON: {err}") from err
     about = content.get("about", {}) if isinstance(content, dict) else {}

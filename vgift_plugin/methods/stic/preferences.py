@@ -9,7 +9,6 @@ row    {"id", "image": relative to the image folder, "prompt": "<image>\\n" and 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 from ...data.files import read_once
 from ...data.records import IMAGE
 from ...data.rows import inside
+from ...data.strict import json_whole
 from ...errors import ConfigError
 
 KIND, VERSION = "preferences", 1
@@ -67,7 +67,7 @@ def read(path: str | Path) -> Preferences:
     lines_of: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         try:
-            entry = json.loads(line)
+            entry = json_whole(line)
             wrong = _mistakes(entry, HEADER if number == 1 else ROW)
         except ValueError as err:
             wrong = [f"is not JSON ({err}): {line!r:.80}"]

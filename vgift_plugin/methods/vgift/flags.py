@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import math
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Optional
 
 from ...data.arguments import option
+from ...data.photos import MAX_PIXELS
+from ...data.strict import read_settings
 from ...errors import ConfigError
 from ...tasks.registry import get_task, task_names
 from ...tasks.task import Task
@@ -40,6 +41,10 @@ class VgiftFlags(MethodFlags):
     ssl_seed: int = option(0, "seed of the self-supervised samples; independent of the trainer's --seed")
     ssl_image_folder: Optional[str] = option(
         None, "folder, searched recursively, whose images the samples are made of; by default the base records' images"
+    )
+    ssl_max_pixels: int = option(
+        MAX_PIXELS,
+        "images of more pixels are passed over; JPEG files are decoded at a reduced size where that is enough",
     )
     ssl_config: Optional[str] = option(
         None, "YAML or JSON file with the tasks' knobs, such as {rotation: {square: false}}"
@@ -108,6 +113,8 @@ class VgiftFlags(MethodFlags):
             mistakes.append(f"--ssl_pairs {self.ssl_pairs}: there is no such file; `vgift pairs` writes one")
         if self.ssl_pairs is not None and self.ssl_tasks is None:
             mistakes.append("--ssl_pairs needs --ssl_tasks with a task that takes pairs")
+        if self.ssl_max_pixels < 1:
+            mistakes.append(f"--ssl_max_pixels {self.ssl_max_pixels}: must be 1 or more")
         if self.ssl_eval_samples < 0:
             mistakes.append(f"--ssl_eval_samples {self.ssl_eval_samples}: must be 0 or more")
         if self.ssl_eval_samples and self.ssl_tasks is None:
@@ -143,8 +150,7 @@ class VgiftFlags(MethodFlags):
             return {}
         path = Path(self.ssl_config)
         try:
-            text = path.read_text(encoding="utf-8")
-            content = json.loads(text) if path.suffix == ".json" else _yaml(text)
+            content = read_settings(path)
         except (OSError, ValueError) as err:
             mistakes.append(f"--ssl_config {path}: cannot be read: {err}")
             return {}
@@ -181,15 +187,6 @@ def _resolved(flags: VgiftFlags) -> tuple[tuple[TaskSpec, ...], list[str]]:
     if weights and not any(weights.values()):
         mistakes.append(f"--ssl_tasks {flags.ssl_tasks}: at least one weight must be above 0")
     return tuple(specs), mistakes
-
-
-def _yaml(text: str):
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as err:
-        raise ValueError(" ".join(str(err).split())) from err
 
 
 def _configured(kind: type[Task], values: dict, mistakes: list[str]) -> Task:

@@ -47,7 +47,7 @@ class PublishedTask:
 def _rotation(task: Rotation, row: Mapping, rng: np.random.Generator) -> Params:
     """Returns the params of a row with id, source_image, rotation_degrees."""
     angle = row["rotation_degrees"]
-    if angle not in ANGLES_DEG:
+    if type(angle) is not int or angle not in ANGLES_DEG:
         raise ValueError(f"rotation_degrees is {angle!r}, not 0, 90, 180 or 270")
     return {"angle_deg": angle, "crop": None, "size_px": None, "wording": task.draw_wording(rng)}
 
@@ -61,6 +61,10 @@ def _color(task: Color, row: Mapping, rng: np.random.Generator) -> Params:
         raise ValueError(f"points are labelled {[point['label'] for point in marked]}, not {letters}")
     if sorted(slots.values()) != list(range(1, len(marked) + 1)):
         raise ValueError(f"answer_mapping {slots} does not number the points from 1 to {len(marked)}")
+    for point in marked:
+        numbers = [point["x"], point["y"], *point["original_color"]]
+        if not all(type(number) is int for number in numbers) or not all(0 <= number <= 255 for number in numbers[2:]):
+            raise ValueError(f"{point!r:.200} needs whole numbers x and y, and three colours from 0 to 255")
     order = sorted(range(len(marked)), key=lambda k: slots[letters[k]])
     colors = [point["original_color"] for point in marked]
     if row["shuffled_colors"] != [colors[k] for k in order]:
@@ -97,15 +101,26 @@ def _xy(text: str) -> list[int]:
     return [int(match[1]), int(match[2])]
 
 
+def _color_points(params: Params) -> tuple[list, int]:
+    return [params["points"]], COLOR_SIZE_PX
+
+
+def _pair_points(params: Params) -> tuple[list, None]:
+    return marks(params, "Q")[0], None
+
+
 # Rotation and correspondence ignore the EXIF orientation, although the points of the latter were chosen on upright
 # photographs; color uses the upright photograph.
 RELEASE = (
     PublishedTask(
-        Color, RowFormat(_color, ("source_image",)), ("colorization_metadata.json",), frozenset({"colorization"})
+        Color,
+        RowFormat(_color, ("source_image",), points=_color_points),
+        ("colorization_metadata.json",),
+        frozenset({"colorization"}),
     ),
     PublishedTask(
         PhotoPairs,
-        RowFormat(_correspondence, ("image1_name", "image2_name"), False),
+        RowFormat(_correspondence, ("image1_name", "image2_name"), False, points=_pair_points),
         ("point_correspondence_metadata.json", "point_correspondence_onevision_metadata.json"),
         frozenset({"correspondence", "img1", "img2"}),
     ),

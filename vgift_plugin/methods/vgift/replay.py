@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ...data.photos import MAX_PIXELS
 from ...data.proxy import WrappedDataset
 from ...data.rows import absent, some
 from ...data.seeding import generator
@@ -48,6 +49,7 @@ class Replay:
         photos: folder of the source photographs.
         records: LLaVA's `list_data_dict`.
         image_folder: the folder the records' pictures are relative to.
+        max_pixels: see `open_photo`.
 
     Raises:
         ConfigError: there is no metadata file; a row is malformed or a photograph missing; records of published
@@ -55,10 +57,19 @@ class Replay:
             metadata.
     """
 
-    def __init__(self, metadata: str, photos: str, records: Sequence[dict], image_folder: str | None):
+    def __init__(
+        self,
+        metadata: str,
+        photos: str,
+        records: Sequence[dict],
+        image_folder: str | None,
+        max_pixels: int = MAX_PIXELS,
+    ):
         self.metadata = metadata
         self.sources = [
-            RowSource(path, one.task(), one.format, photos) for one in RELEASE for path in one.metadata(metadata)
+            RowSource(path, one.task(), one.format, photos, max_pixels)
+            for one in RELEASE
+            for path in one.metadata(metadata)
         ]
         if not self.sources:
             known = ", ".join(name for one in RELEASE for name in one.files)

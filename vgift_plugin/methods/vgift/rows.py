@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ...data.photos import fingerprint, is_held_out, open_photo
-from ...data.rows import Rows, absent, inside, some
+from ...data.jobs import progress
+from ...data.photos import MAX_PIXELS, THREADS, fingerprint, is_held_out, open_photo, photo_size
+from ...data.rows import SHOWN, Rows, absent, inside, links_out, some
 from ...data.seeding import generator
 from ...errors import ConfigError, UnsuitableImage
 from ...tasks.task import PairTask, Params, Task
+
+logger = logging.getLogger(__name__)
+CHECKED = 5000  # rows whose photographs are opened at the start
+
+
+def _no_points(params: Params) -> tuple[list[list[Any]], int | None]:
+    return [], None
 
 
 @dataclass(frozen=True)
@@ -29,18 +39,52 @@ class RowFormat:
             ValueError mean that the row is malformed.
         sources: the keys of a row that name its photographs, in the order of `render`.
         upright: whether the EXIF orientation of photographs is applied.
+        sizes: the keys of a row that hold the sizes [w, h] of its upright photographs, if the format has them.
+        points: params -> the points in each photograph, and the longest side they are relative to (None: the
+            photograph's own size), for formats whose rows do not hold the sizes.
     """
 
     read: Callable[[Any, Mapping[str, Any], np.random.Generator], Params]
     sources: tuple[str, ...]
     upright: bool = True
+    sizes: tuple[str, ...] = ()
+    points: Callable[[Params], tuple[list[list[Any]], int | None]] = _no_points
+
+    def mistake(self, row: Mapping[str, Any], params: Params | None, sizes: Sequence[tuple[int, int]]) -> str | None:
+        """Returns how a row contradicts the (upright) sizes of its photographs; None if it does not."""
+        for key, name, wh in zip(self.sizes, self.sources, sizes, strict=False):
+            if list(row[key]) != list(wh):
+                return f"{row[name]} is {_times(wh)} pixels, and {_times(row[key])} in the row"
+        if params is None:
+            return None
+        points, longest_px = self.points(params)
+        for places, wh in zip(points, sizes, strict=False):
+            scale = 1.0 if longest_px is None else longest_px / max(wh)
+            for x, y in places:
+                if not (0 <= x < int(wh[0] * scale) and 0 <= y < int(wh[1] * scale)):
+                    of = "" if longest_px is None else f", {longest_px} at the longest side"
+                    return f"the point [{x}, {y}] lies outside a photograph of {_times(wh)} pixels{of}"
+        return None
+
+
+def _times(wh: Sequence[int]) -> str:
+    return "×".join(map(str, wh))
 
 
 def _match(task: PairTask, row: Mapping[str, Any], rng: np.random.Generator) -> Params:
+    points = [("wh1", row["query"]), ("wh2", row["match"]), *(("wh2", point) for point in row["distractors"])]
+    for key, point in points:
+        for pair in (row[key], point):
+            if not (isinstance(pair, list) and len(pair) == 2 and all(type(number) is int for number in pair)):
+                raise ValueError(f"{pair!r} is not two whole numbers, such as [123, 45]")
+        if not all(0 <= at < side for at, side in zip(point, row[key], strict=True)):
+            raise ValueError(f"the point {point} lies outside a photograph of {_times(row[key])} pixels ({key})")
+    if row["match"] in row["distractors"]:
+        raise ValueError(f"the match {row['match']} is one of the distractors")
     return task.draw_match(row, rng)
 
 
-PAIRS = RowFormat(_match, ("image1", "image2"))  # of `vgift pairs`
+PAIRS = RowFormat(_match, ("image1", "image2"), sizes=("wh1", "wh2"))  # of `vgift pairs`
 
 
 class RowSource:
@@ -51,13 +95,17 @@ class RowSource:
         task: the task of these samples.
         format: the format of the rows.
         root: the folder that the names of photographs are relative to.
+        max_pixels: see `open_photo`.
 
     Raises:
-        ConfigError: a row is malformed, an id is repeated, or a photograph is missing or outside the folder.
+        ConfigError: a row is malformed, an id is repeated, a photograph is missing or outside the folder, or a row
+            contradicts the size of its photograph. Sizes are compared for at most `CHECKED` rows, spread over the file;
+            `load` compares those of every row.
     """
 
-    def __init__(self, path: str | Path, task: Task, format: RowFormat, root: str):
+    def __init__(self, path: str | Path, task: Task, format: RowFormat, root: str, max_pixels: int = MAX_PIXELS):
         self.path, self.task, self.format, self.root = str(path), task, format, root
+        self.max_pixels = max_pixels
         rng, ids, names = generator(0, "rows"), [], {}
 
         def read(number: int, row: dict) -> None:
@@ -83,6 +131,35 @@ class RowSource:
                 f"{path}: {len(missing):,} of the {len(names):,} photographs it names are not in {root}: "
                 f"{some(missing)}\nName the folder they are relative to: --ssl_image_folder"
             )
+        if linked := links_out(root, names):
+            raise ConfigError(
+                f"{path}: {len(linked):,} of the photographs it names are links to files outside {root}: {some(linked)}"
+            )
+        self._compare_sizes()
+
+    def _compare_sizes(self) -> None:
+        numbers = range(0, len(self), -(-len(self) // CHECKED))
+
+        def compare(number: int) -> str | None:
+            row = self.rows[number]
+            try:
+                mistake = self._mistake(row, self.format.read(self.task, row, generator(0, "rows")))
+            except UnsuitableImage:  # found again, and counted, in training
+                return None
+            return mistake and f"row {number + 1:,}: {mistake}"
+
+        with ThreadPoolExecutor(THREADS) as pool, progress(len(numbers), f"checking {self.path}") as bar:
+            found = []
+            for mistake in pool.map(compare, numbers):
+                bar.update()
+                found += [mistake] if mistake else []
+        if found:
+            head = f"{self.path}: {len(found):,} of {len(numbers):,} rows contradict their photographs in {self.root}:"
+            cure = "Name the folder of the photographs that the rows were made of: --ssl_image_folder"
+            raise ConfigError("\n  ".join([head, *found[:SHOWN]]) + f"\n{cure}")
+
+    def _mistake(self, row: dict, params: Params | None) -> str | None:
+        return self.format.mistake(row, params, [photo_size(path) for path in self.paths(row)])
 
     def _index(self, ids: np.ndarray) -> None:
         self._order = np.argsort(ids, kind="stable").astype(np.int32)
@@ -123,6 +200,14 @@ class RowSource:
         return [os.path.join(self.root, inside(row[key])) for key in self.format.sources]
 
     def load(self, row: dict, rng: np.random.Generator) -> tuple[list[Image.Image], Params]:
-        """Returns a row's photographs and its params; see `open_photo` and `RowFormat.read`."""
-        images = [open_photo(path, self.format.upright) for path in self.paths(row)]
-        return images, self.format.read(self.task, row, rng)
+        """Returns a row's photographs and its params; see `open_photo` and `RowFormat.read`.
+
+        Raises:
+            UnsuitableImage: a photograph cannot be used, or is not of the size that the row was made for.
+        """
+        images = [open_photo(path, self.format.upright, None, self.max_pixels) for path in self.paths(row)]
+        params = self.format.read(self.task, row, rng)
+        if mistake := self._mistake(row, params):
+            logger.warning("%s: row %s is passed over: %s", self.path, row.get("id", ""), mistake)
+            raise UnsuitableImage("row contradicts photograph")
+        return images, params

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ...data.photos import ImageSource
 from ...data.seeding import generator, permute
-from ...errors import ConfigError, NoSuitableImageError, TaskError, UnsuitableImage
+from ...errors import ConfigError, NoSuitableImageError, PhotoReadError, TaskError, UnsuitableImage
 from ...tasks.task import Params, Sample, Task
 from .rows import RowSource
 
@@ -66,6 +66,7 @@ class Stream:
 
         Raises:
             NoSuitableImageError: the first draw and ten redraws were all unsuitable.
+            PhotoReadError: the system failed to read a photograph.
             TaskError: the task failed for another reason, which is chained.
         """
         tried: list[str] = []
@@ -78,6 +79,8 @@ class Stream:
                 tried.append(f"{' + '.join(paths)}: {unsuitable.reason}")
                 if on_redraw is not None:
                     on_redraw(self.task.name, unsuitable.reason, paths)
+            except PhotoReadError:
+                raise
             except Exception as err:
                 raise TaskError(
                     f"task {self.task.name} failed on {' + '.join(paths)} (ssl_seed {self.seed}, epoch {epoch}, "

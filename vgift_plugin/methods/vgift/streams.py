@@ -26,7 +26,7 @@ def find_replay(flags: VgiftFlags, records: Sequence[dict], image_folder: str | 
     if flags.ssl_replay is None:
         return None
     photos = photo_folder(flags.ssl_image_folder, image_folder)
-    replay = Replay(flags.ssl_replay, photos, records, image_folder)
+    replay = Replay(flags.ssl_replay, photos, records, image_folder, flags.ssl_max_pixels)
     if len(replay):
         return replay
     if flags.ssl_tasks is None:
@@ -77,8 +77,11 @@ def split_streams(
     @cache
     def photographs() -> ImageSource:
         if records is None and flags.ssl_image_folder is None:
-            return choose(image_folder, None, None)
-        return choose(flags.ssl_image_folder, records, image_folder)
+            source = choose(image_folder, None, None)
+        else:
+            source = choose(flags.ssl_image_folder, records, image_folder)
+        source.max_pixels = flags.ssl_max_pixels
+        return source
 
     @cache
     def parts() -> tuple[ImageSource, ImageSource | None]:
@@ -92,6 +95,7 @@ def split_streams(
                 )
             return _divided(photographs())
         held_out = from_folder(flags.ssl_eval_image_folder)
+        held_out.max_pixels = flags.ssl_max_pixels
         _require_apart(photographs(), held_out)
         return photographs(), held_out
 
@@ -114,7 +118,7 @@ def _rows(flags: VgiftFlags, task: Task, image_folder: str | None, replay: Repla
     """Returns the rows that store a task's samples; None if they are drawn from photographs."""
     if flags.ssl_pairs is not None and task.pairs is not None:
         folder = flags.ssl_image_folder or image_folder or ""
-        return RowSource(flags.ssl_pairs, with_stored_knobs(task.pairs, task), PAIRS, folder)
+        return RowSource(flags.ssl_pairs, with_stored_knobs(task.pairs, task), PAIRS, folder, flags.ssl_max_pixels)
     published = of_task(task.name)
     if flags.ssl_replay is not None and replay is None and published is not None:
         files = published.metadata(flags.ssl_replay)
@@ -124,7 +128,9 @@ def _rows(flags: VgiftFlags, task: Task, image_folder: str | None, replay: Repla
                 "draws from; leave the task out, or get the file"
             )
         folder = photo_folder(flags.ssl_image_folder, image_folder)
-        return RowSource(files[0], with_stored_knobs(published.task, task), published.format, folder)
+        return RowSource(
+            files[0], with_stored_knobs(published.task, task), published.format, folder, flags.ssl_max_pixels
+        )
     return None
 
 

@@ -53,6 +53,7 @@ def plan(flags: VgiftFlags, run: Run) -> MixturePlan | None:
         "knobs": ", ".join(f"{spec.task!r}:{spec.weight}" for spec in specs),
         "samples": json.dumps({stream.task.name: count for stream, count in parts}),
         "published samples": json.dumps(replay.counts() if replay else {}),
+        **{f"rows of {one.path.rpartition('/')[2]}": one.fingerprint() for one in (replay.sources if replay else ())},
     }
     return MixturePlan(flags, parts, held_out, replay, facts)
 

@@ -21,6 +21,7 @@ from ....data.arguments import option
 from ....data.files import write_files
 from ....data.jobs import FileJob, Ranks, progress
 from ....data.photos import from_folder
+from ....data.rows import links_out, some
 from ....errors import ConfigError
 from .features import Encoder, nearest
 from .listing import Pair, read_pairs
@@ -168,6 +169,11 @@ class MatchPairs:
                 raise ConfigError(
                     f"--image_folder {self.image_folder} holds none of the photographs of {self.pairs}: "
                     f"{listed[0][0]}, …"
+                )
+            if linked := links_out(self.image_folder, dict.fromkeys(name for pair in listed for name in pair)):
+                raise ConfigError(
+                    f"--pairs {self.pairs}: {len(linked):,} of the photographs it names are links to files outside "
+                    f"{self.image_folder}: {some(linked)}"
                 )
             settings["pairs"] = _digest(listed)
         else:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import posixpath
 from pathlib import Path
 from typing import Any
 
 from ....data.rows import inside
+from ....data.strict import json_whole
 from ....errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def read_pairs(path: str) -> list[Pair]:
 
 def _pair(line: str) -> Pair:
     if line[0] in "{[":
-        row = json.loads(line)
+        row = json_whole(line)
         names: list[Any] = [row.get("image1"), row.get("image2")] if isinstance(row, dict) else row
     else:
         names = [part.strip() for part in line.split("\t" if "\t" in line else ":")]

@@ -1,0 +1,73 @@
+"""Strict JSON and YAML: duplicate keys, which most parsers resolve silently, are errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+NESTED = "is nested too deeply"
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice")
+    return result
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_unique)
+
+
+def json_value(text: str, start: int = 0) -> tuple[Any, int]:
+    """Returns the JSON value that begins at `start`, and where it ends.
+
+    Raises:
+        ValueError: it is not JSON, has a duplicate key, or is nested too deeply.
+    """
+    try:
+        return _decoder.raw_decode(text, start)
+    except RecursionError:
+        raise ValueError(NESTED) from None
+
+
+def json_whole(text: str) -> Any:
+    """Returns the JSON value of a text that holds nothing else; see `json_value`."""
+    value, end = json_value(text, len(text) - len(text.lstrip()))
+    if text[end:].strip():
+        raise ValueError(f"there is more text after the JSON value: {text[end:].strip()!r:.60}")
+    return value
+
+
+def read_settings(path: str | Path) -> Any:
+    """Returns the content of a settings file: JSON if its name ends in `.json`, YAML otherwise.
+
+    Raises:
+        OSError, ValueError: it cannot be read, is malformed, has a duplicate key, or is nested too deeply.
+    """
+    path = Path(path)
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".json":
+        return json_whole(text)
+    return _yaml(text)
+
+
+def _yaml(text: str) -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node, deep=False):
+            pairs = [(self.construct_object(key, deep=True), value) for key, value in node.value]
+            names = [str(name) for name, _ in pairs]
+            if len(set(names)) < len(names):
+                raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice")
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(text, Loader)
+    except yaml.YAMLError as err:
+        raise ValueError(" ".join(str(err).split())) from err
+    except RecursionError:
+        raise ValueError(NESTED) from None
