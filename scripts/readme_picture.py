@@ -15,7 +15,7 @@ import skimage
 from demo.data import PHOTOGRAPHS
 from PIL import Image, ImageDraw
 
-from vgift_plugin.data.tally import Tally
+from vgift_plugin.data.shared_file import Tally
 from vgift_plugin.methods.vgift.flags import VgiftFlags
 from vgift_plugin.methods.vgift.preview import sections
 from vgift_plugin.tasks.drawing import font

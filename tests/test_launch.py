@@ -103,7 +103,7 @@ def test_signals_to_the_launcher_reach_the_command():
         (["--ssl_tasks", "rotation"], 2, "no command to run"),
         (["--ssl_tasks", "rotatoin", "--", "true"], 2, "did you mean 'rotation'?"),
         (["--ssl_tasks", "rotation", "--ssl_ratio", "10", "--", "true"], 2, "10 percent is 0.1"),
-        (["--ssl_tasks", "rotation", "--ssl_ratio", "nan", "--", "true"], 2, "must be 0 to 1"),
+        (["--ssl_tasks", "rotation", "--ssl_ratio", "nan", "--", "true"], 2, "is no finite number"),
         (["--ssl_taks", "rotation", "--", "true"], 2, "unrecognized arguments"),
         (["--", "no-such-program"], 2, "cannot start 'no-such-program'"),
     ],

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from vgift_plugin.errors import ConfigError, NoSuitableImageError, SelfTestError
+from vgift_plugin.hosts import encoder
 from vgift_plugin.hosts.llava import LLaVA
 
 pytestmark = pytest.mark.host
@@ -127,28 +128,17 @@ def test_tasks_draw_from_the_metadata_where_no_record_is_published(module_of, re
 
 
 def test_no_file_is_left_in_memory_or_on_disk(mixed, records, tmp_path, monkeypatch):
-    from pathlib import Path
-
-    from vgift_plugin.hosts import encoder
-
     monkeypatch.setattr(encoder, "MEMORY", str(tmp_path))
     for k in range(len(records), len(mixed)):
         mixed[k]
-    assert list(Path(tmp_path).iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_stale_files_of_killed_workers_are_removed(tmp_path):
-    import os
-
-    from vgift_plugin.hosts.encoder import SAMPLE_PREFIX, remove_stale_files
-
-    old, new, other = (tmp_path / name for name in (f"{SAMPLE_PREFIX}a.ppm", f"{SAMPLE_PREFIX}b.ppm", "other.ppm"))
-    for path in (old, new, other):
-        path.touch()
-    for path in (old, other):
-        os.utime(path, (0, 0))
-    remove_stale_files(str(tmp_path))
-    assert sorted(tmp_path.iterdir()) == [other, new]
+@pytest.mark.parametrize("folder", [None, "/nowhere"])
+def test_no_memory_folder_is_needed(mixed, records, monkeypatch, folder):
+    expected = mixed[len(records)]
+    monkeypatch.setattr(encoder, "MEMORY", folder)
+    assert (mixed[len(records)]["image"] == expected["image"]).all()
 
 
 def test_lengths_suit_the_hosts_sampler(mixed, records):

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -155,7 +156,7 @@ def test_the_deepspeed_launcher_with_lora_on_two_processes(tmp_path, train_flags
     assert "4/4" in done.stderr  # 32 samples by 2 × 4
 
 
-def recorded(tmp_path, name, train_flags, launcher=(sys.executable,), **changes):
+def recorded(tmp_path, name, train_flags, launcher=(sys.executable,), vgift=(), **changes):
     """Trains while writing down what each step was fed; returns the lines of each rank."""
     environment = {key: changes.pop(key) for key in ("STOP_AFTER",) if key in changes}
     folder = tmp_path / name
@@ -163,7 +164,7 @@ def recorded(tmp_path, name, train_flags, launcher=(sys.executable,), **changes)
     changes.setdefault("output_dir", folder / "out")
     command = [*launcher, RECORDED, *arguments(train_flags, **changes)]
     environment["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = 1  # torch from 2.6 on cannot resume transformers 4.37 without
-    done = run({"ssl_tasks": TASKS, "ssl_ratio": 1.0}, command, RECORD=folder / "steps", **environment)
+    done = run({"ssl_tasks": TASKS, "ssl_ratio": 1.0, **dict(vgift)}, command, RECORD=folder / "steps", **environment)
     ranks = sorted(folder.glob("steps.*"))
     return done, [path.read_text().split() for path in ranks]
 
@@ -198,6 +199,40 @@ def test_an_interrupted_run_resumes_with_the_very_same_samples(tmp_path, train_f
     assert resumed.returncode == 0, log_of(resumed)
     assert len(whole) == 24
     assert torn == [*whole[:13], *whole[12:]]  # the step that saw the stop is taken again
+
+
+def test_a_resumed_run_with_other_samples_is_stopped_unless_told_to_go_on(tmp_path, train_flags):
+    images = tmp_path / "images"
+    shutil.copytree(train_flags["image_folder"], images)
+    flags = {**train_flags, "num_train_epochs": 1, "save_strategy": "steps", "save_steps": 2}
+    vgift = {"ssl_image_folder": images}
+    recorded(tmp_path, "torn", flags, vgift=vgift, STOP_AFTER=2)
+    out = tmp_path / "torn" / "out"
+    begun = json.loads((out / "checkpoint-2" / "vgift_resume.json").read_text())["facts"]
+    shutil.copy(next(images.glob("*.jpg")), images / "one_more.jpg")
+    changed, _ = recorded(tmp_path, "torn", flags, vgift={**vgift, "ssl_seed": 1})
+    assert changed.returncode == 1 and "Traceback" not in changed.stderr
+    for told in (
+        "checkpoint-2/vgift_resume.json: the run would not go on with the samples it was begun with:",
+        "--ssl_seed: begun with 0, now 1",
+        f"images of rotation: begun with {begun['images of rotation']}, now 6 (",
+        "--ssl_resume_anyway True",
+    ):
+        assert told in changed.stderr
+    assert not (out / "checkpoint-4").exists()
+    anyway, _ = recorded(tmp_path, "torn", flags, vgift={**vgift, "ssl_seed": 1, "ssl_resume_anyway": True})
+    assert anyway.returncode == 0, log_of(anyway)
+    (noted,) = json.loads((out / "vgift_mix.json").read_text())["resumed_anyway"]
+    assert noted["step"] == 2 and "--ssl_seed: begun with 0, now 1" in noted["changed"]
+
+
+def test_a_run_that_was_begun_without_the_methods_is_not_resumed_with_them(tmp_path, train_flags):
+    flags = {**train_flags, "num_train_epochs": 1, "save_strategy": "steps", "save_steps": 2}
+    recorded(tmp_path, "torn", flags, STOP_AFTER=2)
+    for path in (tmp_path / "torn" / "out").rglob("vgift_resume.json"):
+        path.unlink()
+    resumed, _ = recorded(tmp_path, "torn", flags)
+    assert resumed.returncode == 1 and "there is no vgift_resume.json: it was begun without" in resumed.stderr
 
 
 def test_two_ranks_see_what_one_sees_and_resume_with_the_very_same_samples(tmp_path, train_flags):
@@ -236,9 +271,9 @@ def test_the_epoch_follows_from_steps_done_and_epochs_begun(monkeypatch, tmp_pat
     from vgift_plugin.methods.vgift.callbacks import MixCallback
 
     monkeypatch.setattr("vgift_plugin.hosts.trainer._rounds_up", lambda: rounds_up)
-    arguments = SimpleNamespace(gradient_accumulation_steps=4, output_dir=tmp_path)
+    arguments = SimpleNamespace(gradient_accumulation_steps=4, output_dir=tmp_path, dataloader_num_workers=0)
     state, data = SimpleNamespace(global_step=begun_at, epoch=0), SimpleNamespace(epoch=None)
-    callback, seen = MixCallback(data, {}), []
+    callback, seen = MixCallback(data, {}, {}), []
     callback.on_train_begin(arguments, state, None, train_dataloader=range(10))
     for state.epoch in (0, 0.8, 1.8):  # what the trainer says, which is not to be trusted
         callback.on_epoch_begin(arguments, state, None)
@@ -255,6 +290,20 @@ def test_train_py_as_the_main_program_gets_its_samples_too(tmp_path, train_flags
     done = run({"ssl_tasks": "rotation", "ssl_ratio": 0.5}, command)
     assert done.returncode == 0, log_of(done)
     assert (tmp_path / "out" / "vgift_mix.json").exists()
+
+
+def test_mistakes_in_the_scripts_own_flags_are_told_without_a_traceback(tmp_path, train_flags):
+    flags = {"ssl_tasks": "rotate", "ssl_ratio": "nan"}
+    done = run({}, [sys.executable, TRAIN, *arguments(train_flags, output_dir=tmp_path / "out", **flags)])
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "[vgift] 1 mistake in the vgift settings:\n  - --ssl_ratio nan is no finite number" in done.stderr
+
+
+@pytest.mark.parametrize("value", ["garbage", "%7B%7D", "%5B1%5D", "%FF"])
+def test_a_damaged_variable_is_told(tmp_path, train_flags, value):
+    command = [sys.executable, TRAIN, *arguments(train_flags, output_dir=tmp_path / "out")]
+    done = run({"ssl_tasks": TASKS}, ["env", f"PYTHON_VGIFT={value}", *command])
+    assert done.returncode == 1 and "the variable PYTHON_VGIFT is damaged" in done.stderr
 
 
 def test_flags_without_the_hook_are_rejected_by_the_host(tmp_path, train_flags):

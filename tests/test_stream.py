@@ -7,7 +7,7 @@ import pytest
 
 from vgift_plugin import Task, UnsuitableImage, get_task
 from vgift_plugin.data.photos import ImageSource, from_folder
-from vgift_plugin.data.tally import Tally
+from vgift_plugin.data.shared_file import Tally
 from vgift_plugin.errors import ConfigError, NoSuitableImageError, TaskError
 from vgift_plugin.methods.vgift.stream import MAX_REDRAWS, Stream
 from vgift_plugin.tasks.drawing import side_by_side

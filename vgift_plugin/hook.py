@@ -27,7 +27,7 @@ from .errors import ConfigError
 from .hosts import HOSTS, host_of
 from .hosts.base import ARGUMENTS, MAKE, Host
 from .methods import METHODS
-from .methods.settings import Settings, all_fields, all_paths
+from .methods.settings import Settings, all_fields, all_paths, reporting
 
 logger = logging.getLogger(__name__)
 DEFAULT = HOSTS[-1].modules[0]
@@ -161,6 +161,7 @@ def apply(
         return data_module
     from .hosts import ranks
     from .hosts.encoder import remove_stale_files
+    from .methods.resume import ResumeCheck
     from .methods.run import Run
 
     if not host.sees(data_args):
@@ -171,7 +172,12 @@ def apply(
     remove_stale_files()
     run = Run(host, module, tokenizer, data_args, data_module, settings.changed(), settings.as_dict())
     plans = [plan for method, flags in wanted if (plan := method.plan(flags, run)) is not None]
-    ranks.require_equal({name: value for plan in plans for name, value in plan.facts.items()})
+    facts = {name: value for plan in plans for name, value in plan.facts.items()}
+    ranks.require_equal(facts)
+    if plans:
+        compared = {name: value for name, value in compared.items() if name[2:] not in reporting()}
+        facts = {"vgift-plugin": __version__, **compared, **facts}
+        run.add_callbacks(ResumeCheck(facts, run.all_flags["ssl_resume_anyway"], run.notes))
     for plan in plans:
         plan.apply(run)
     if run.replaced:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from urllib.parse import quote, unquote
 
-from .errors import ConfigError, HookError, HostMismatchError
+from .errors import ConfigError, HookError, HostMismatchError, TaskError, VgiftError
 from .hosts import HOSTS
 from .methods import METHODS
 from .methods.settings import Settings, all_paths
@@ -174,21 +174,42 @@ def attach_here(module: ModuleType) -> None:
             f"PYTHONPATH from vgift run got here and its flags did not: forward the variable {VARIABLE} as well "
             "(for example srun --export=ALL, or a line in .deepspeed_env)"
         )
-    payload = json.loads(unquote(os.environ[VARIABLE]))
+    try:
+        payload = json.loads(unquote(os.environ[VARIABLE]))
+        flags, receipts = dict(payload["flags"]), Path(payload["receipts"])
+    except (ValueError, KeyError, TypeError) as err:
+        raise HookError(
+            f"the variable {VARIABLE} is damaged ({type(err).__name__}: {err}): {os.environ[VARIABLE]!r:.80}. "
+            "vgift run sets it; pass it on as it is, or unset it"
+        ) from None
+    _show_errors_plainly()
 
     def leave_receipt(event: str) -> None:
         try:
-            Path(payload["receipts"], f"{event}-{os.getpid()}").touch()
+            (receipts / f"{event}-{os.getpid()}").touch()
         except OSError:  # on another machine, where the launcher's folder does not exist
             logger.debug("no receipt left for %s", event)
 
     try:
-        hook.attach(module, payload["flags"], leave_receipt)
+        hook.attach(module, flags, leave_receipt)
     except HostMismatchError as err:
-        if payload["flags"]:
+        if flags:
             raise
         hook.show_log()
         logger.warning("%s", err)
+
+
+def _show_errors_plainly() -> None:
+    """Shows errors meant for users without a traceback, where nothing catches them."""
+    before = sys.excepthook
+
+    def excepthook(kind, error, traceback):
+        if isinstance(error, VgiftError) and not isinstance(error, TaskError):
+            print(f"[vgift] {error}", file=sys.stderr)
+        else:
+            before(kind, error, traceback)
+
+    sys.excepthook = excepthook
 
 
 def watch_parser(hf_argparser: ModuleType) -> None:

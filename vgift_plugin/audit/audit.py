@@ -15,7 +15,7 @@ from .. import __version__
 from ..data.arguments import option
 from ..data.files import write_whole
 from ..data.records import read_records
-from ..data.tally import Tally
+from ..data.shared_file import Tally
 from ..errors import ConfigError
 from ..methods.vgift.flags import VgiftFlags
 from ..methods.vgift.streams import streams

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, field, fields
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -52,9 +53,9 @@ def _add(parser: argparse.ArgumentParser, one: Field, kind: type) -> None:
         "choices": told.get("choices"),
     }
     if told.get("positional"):
-        parser.add_argument(one.name, metavar=told.get("metavar"), type=kind, **settings)
+        parser.add_argument(one.name, metavar=told.get("metavar"), type=_TYPES.get(kind, kind), **settings)
         return
-    settings |= {"type": _truth, "nargs": "?", "const": True} if kind is bool else {"type": kind}
+    settings |= {"type": _TYPES.get(kind, kind), **({"nargs": "?", "const": True} if kind is bool else {})}
     names = [name for name in (told.get("short"), f"--{one.name}") if name]
     parser.add_argument(
         *names,
@@ -77,8 +78,36 @@ def filled(kind: type[T], source: Any) -> T:
     return kind(**{one.name: get(one.name, one.default) for one in fields(kind)})  # type: ignore[arg-type]
 
 
+EMPTY = "is empty; is a shell variable unset?"  # an empty path is the current folder to most functions
+NO_NUMBER = "is no finite number"
+LARGEST = 2**63 - 1
+
+
+def why_not(value: Any) -> str | None:
+    """Returns what is wrong with any flag of this value: empty text, an infinite or a huge number; None if nothing."""
+    if isinstance(value, str) and not value.strip():
+        return EMPTY
+    if isinstance(value, float) and not math.isfinite(value):
+        return NO_NUMBER
+    return f"must be at most {LARGEST}" if isinstance(value, int) and abs(value) > LARGEST else None
+
+
+def _checked(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        value = kind(text)
+        if why := why_not(value):
+            raise argparse.ArgumentTypeError(f"{text!r} {why}")
+        return value
+
+    parse.__name__ = kind.__name__  # argparse shows it in messages
+    return parse
+
+
 def _truth(text: str) -> bool:
     """Returns a boolean from text such as `True`, `no` or `1`, parsed as transformers' argument parser does."""
     if text.lower() in _TRUE + _FALSE:
         return text.lower() in _TRUE
     raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+
+
+_TYPES: dict[type, Callable[[str], Any]] = {bool: _truth, **{kind: _checked(kind) for kind in (str, int, float)}}

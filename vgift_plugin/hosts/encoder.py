@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageOps
 
+from ..errors import ConfigError
 from ..tasks.registry import get_task
 from ..tasks.task import Sample
 from .base import Host
 
+logger = logging.getLogger(__name__)
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # None is the system's folder of temporary files
 SAMPLE_PREFIX = "vgift-sample-"
+JUST_MADE_S = 1  # a younger file may not be locked yet
 
 
 class Encoder:
@@ -84,19 +89,94 @@ def on_grid(image: Image.Image, step: int, least: int, most: int) -> Image.Image
 def lossless_file(image: Image.Image) -> Iterator[str]:
     """Yields the path of a PPM file that holds the image bit by bit, for as long as the block runs.
 
-    It lies in memory (/dev/shm; about 1 ms), on disk where the system has no such folder. It has a real name, unlike a
-    memfd's /proc/self/fd/N, which Pillow 10.4 resolves to a name that cannot be opened.
+    It lies in memory (/dev/shm; about 1 ms), or on disk where the system has no such folder or it is full. It has a
+    real name, unlike a memfd's /proc/self/fd/N, which Pillow 10.4 resolves to a name that cannot be opened.
+
+    Raises:
+        ConfigError: there is no room in memory nor on disk.
     """
     image = image if image.mode == "RGB" else image.convert("RGB")
-    with tempfile.NamedTemporaryFile(prefix=SAMPLE_PREFIX, suffix=".ppm", dir=MEMORY) as file:
-        image.save(file, "PPM")
-        file.flush()
-        yield file.name
+    content = b"P6\n%d %d\n255\n" % image.size + image.tobytes()
+    fd, path = _written(content)
+    try:
+        yield path
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        os.close(fd)
 
 
-def remove_stale_files(folder: str | None = MEMORY, older_than_s: float = 3600) -> None:
-    """Removes files of samples that killed workers left in memory, far older than a sample lives."""
+def _written(content: bytes) -> tuple[int, str]:
+    """Returns the descriptor, locked, and the path of a new file with this content."""
+    folders = [*([MEMORY] if MEMORY else []), tempfile.gettempdir()]
+    for folder in folders:
+        try:
+            return _write(folder, content)
+        except OSError as err:
+            if folder == folders[-1]:
+                raise ConfigError(
+                    f"no room for the picture of a sample, {len(content):,} bytes, in {' nor in '.join(folders)}: "
+                    f"{err.strerror}. Name another folder with the variable TMPDIR"
+                ) from err
+            _warn_once(folder, folders[-1], err.strerror or "")
+    raise AssertionError
+
+
+def _write(folder: str, content: bytes) -> tuple[int, str]:
+    fd, path = tempfile.mkstemp(prefix=SAMPLE_PREFIX, suffix=".ppm", dir=folder)
+    try:
+        _lock(fd)
+        left = memoryview(content)
+        while left:  # a full file system accepts a part, and fails at the next write
+            left = left[os.write(fd, left) :]
+    except BaseException:
+        os.close(fd)
+        os.unlink(path)
+        raise
+    return fd, path
+
+
+@cache
+def _warn_once(folder: str, instead: str, why: str) -> None:
+    logger.warning("%s: %s; pictures of samples are written to %s while that lasts", folder, why, instead)
+
+
+def _lock(fd: int) -> bool:
+    """Returns whether this process now holds the file, which it does until it closes it or ends."""
+    try:
+        import fcntl
+
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except (ImportError, OSError):  # no locks on this system, or another process holds it
+        return False
+
+
+def warn_if_tight(sample_bytes: int, processes: int) -> None:
+    """Warns if the samples that so many processes hold at a time may not fit into the memory folder."""
+    if MEMORY is None:
+        return
+    status = os.statvfs(MEMORY)
+    free, needed = status.f_bavail * status.f_frsize, sample_bytes * processes
+    if needed > free / 2:
+        logger.warning(
+            "%s has %.0f MB left, and samples take up to %.0f MB there (%d processes), beside what data loaders put "
+            "there. What does not fit is written to %s. In a container: --shm-size",
+            MEMORY,
+            free / 1e6,
+            needed / 1e6,
+            processes,
+            tempfile.gettempdir(),
+        )
+
+
+def remove_stale_files(folder: str | None = MEMORY) -> None:
+    """Removes files of samples that killed processes left; those that a living process holds are locked."""
     for path in Path(folder).glob(f"{SAMPLE_PREFIX}*.ppm") if folder else ():
         with suppress(OSError):  # another user's, or just removed by another rank
-            if time.time() - path.stat().st_mtime > older_than_s:
-                path.unlink()
+            fd = os.open(path, os.O_RDONLY)
+            try:
+                if time.time() - os.fstat(fd).st_mtime > JUST_MADE_S and _lock(fd):
+                    path.unlink()
+            finally:
+                os.close(fd)

@@ -21,9 +21,11 @@ class MethodFlags:
 
     Class attributes:
         PATHS: the flags that name a file or a folder.
+        REPORTING: the flags that change only what is reported, so that a resumed run may have others.
     """
 
     PATHS: ClassVar[tuple[str, ...]] = ()
+    REPORTING: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def of(cls: type[F], source: Any) -> F:

@@ -24,6 +24,7 @@ class Run:
         data_module: keyword arguments of the host's trainer; the host's own object until something changes.
         flags: {flag: value} of all methods' flags that differ from their defaults.
         all_flags: {flag: value} of all methods' flags.
+        notes: facts that are found in training, for `vgift_mix.json`.
         replaced: {name: object} of globals of `module` to replace until the trainer is created.
         base: the host's own training set.
         encoder: encodes samples and records as the host's items.
@@ -37,6 +38,7 @@ class Run:
     data_module: dict[str, Any]
     flags: dict[str, Any] = field(default_factory=dict)
     all_flags: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
     replaced: dict[str, Any] = field(default_factory=dict)
     _hooks: ModelHooks | None = None
 

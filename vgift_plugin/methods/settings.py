@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import Field, fields
 from typing import Any
 
+from ..data.arguments import why_not
 from ..errors import ConfigError
 from . import METHODS, Method
 from .base import MethodFlags
@@ -38,6 +39,8 @@ class Settings:
 
     def check(self) -> None:
         """Raises ConfigError with all mistakes in the flags and in the files they name, if there are any."""
+        if wrong := [f"--{name} {value!r} {why}" for name, value in self.changed().items() if (why := why_not(value))]:
+            raise ConfigError.of(wrong)
         mistakes = [mistake for _, flags in self.methods for mistake in flags.mistakes()]
         for method, flags in self.wanted():
             others = [name for name in self.changed() if name not in {one.name for one in fields(flags)}]
@@ -59,3 +62,8 @@ def all_fields() -> list[Field]:
 def all_paths() -> list[str]:
     """Returns the flags that name a file or a folder."""
     return [name for method in METHODS for name in method.Flags.PATHS]
+
+
+def reporting() -> list[str]:
+    """Returns the flags that change only what is reported."""
+    return [name for method in METHODS for name in method.Flags.REPORTING]

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 Params = dict[str, Any]
+MAX_PX = 4096  # of any knob in pixels
 
 
 def knob(default, help: str):
@@ -83,6 +84,9 @@ class Task:
     def __post_init__(self):
         if self.wording is not None and not 0 <= self.wording < len(self.wordings):
             raise ValueError(f"wording must be null or 0 to {len(self.wordings) - 1}, not {self.wording}")
+        for name in self.knobs():
+            if name.endswith("_px") and (getattr(self, name) or 0) > MAX_PX:
+                raise ValueError(f"{name} must be at most {MAX_PX}, not {getattr(self, name)}")
 
     @property
     def picture_px(self) -> Optional[int]:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ...data.proxy import WrappedDataset
 from ...data.records import IMAGE, has_picture, human_texts, is_human
-from ...data.tally import Tally
+from ...data.shared_file import Tally
 from ...hosts import IGNORE_INDEX
 from ...hosts.base import Host
 from ...hosts.token_facts import with_facts

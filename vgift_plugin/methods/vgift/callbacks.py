@@ -10,6 +10,8 @@ from typing import Any
 from transformers import TrainerCallback
 
 from ...data.files import write_whole
+from ...data.jobs import Ranks
+from ...hosts.encoder import warn_if_tight
 from ...hosts.trainer import counts_of_all_ranks, is_rank_zero, steps_per_epoch
 from .mixture import MixedDataset
 
@@ -27,17 +29,22 @@ class MixCallback(TrainerCallback):
     Args:
         dataset: the mixture in training.
         mix: the content of `vgift_mix.json`, JSON-able.
+        notes: added to the content when it is written.
+        sample_bytes: size of the largest sample's picture.
     """
 
-    def __init__(self, dataset: MixedDataset, mix: dict[str, Any]):
+    def __init__(self, dataset: MixedDataset, mix: dict[str, Any], notes: dict[str, Any], sample_bytes: int = 0):
         self.dataset = dataset
         self.mix = mix
+        self.notes = notes
+        self.sample_bytes = sample_bytes
         self._next_epoch = 0
 
     def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
         """Computes the first epoch, as the trainer does on resume, and writes the mix."""
         self._next_epoch = state.global_step // steps_per_epoch(len(train_dataloader), args.gradient_accumulation_steps)
         self._write(args.output_dir)
+        warn_if_tight(self.sample_bytes, max(1, args.dataloader_num_workers) * Ranks.here().local_world)
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         """Sets the dataset's epoch before the data loader starts."""
@@ -54,7 +61,7 @@ class MixCallback(TrainerCallback):
 
     def _write(self, output_dir: str) -> None:
         if is_rank_zero():
-            write_whole(Path(output_dir, MIX_FILE), (json.dumps(self.mix, indent=2) + "\n").encode())
+            write_whole(Path(output_dir, MIX_FILE), (json.dumps({**self.mix, **self.notes}, indent=2) + "\n").encode())
 
 
 def redraw_report(redraws: dict[str, dict[str, int]]) -> str:

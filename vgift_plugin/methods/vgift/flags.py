@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -18,6 +19,8 @@ from ...tasks.registry import get_task, task_names
 from ...tasks.task import Task
 from ..base import MethodFlags
 
+WEIGHT = re.compile(r"[\d./]{1,12}")  # Fraction("1e9999999") takes all memory
+
 
 @dataclass(frozen=True)
 class VgiftFlags(MethodFlags):
@@ -30,6 +33,7 @@ class VgiftFlags(MethodFlags):
         "ssl_pairs",
         "ssl_eval_image_folder",
     )
+    REPORTING: ClassVar[tuple[str, ...]] = ("ssl_eval_samples", "ssl_eval_steps", "ssl_resume_anyway")
 
     ssl_tasks: Optional[str] = option(
         None,
@@ -69,6 +73,9 @@ class VgiftFlags(MethodFlags):
         None,
         "evaluate after every so many steps; by default when the script's --evaluation_strategy says, and ten times in "
         "the run where that is no",
+    )
+    ssl_resume_anyway: bool = option(
+        False, "go on where a resumed run has other flags, images or records than it was begun with; that is noted"
     )
 
     @property
@@ -132,7 +139,9 @@ class VgiftFlags(MethodFlags):
         for item in [] if self.ssl_tasks is None else self.ssl_tasks.split(","):
             name, colon, text = (part.strip() for part in item.partition(":"))
             try:
-                weight = Fraction(text) if colon else Fraction(1)
+                weight = (
+                    Fraction(text if len(text) <= 12 and "e" not in text.lower() else "?") if colon else Fraction(1)
+                )
             except (ValueError, ZeroDivisionError):
                 weight = Fraction(-1)
             if not name:

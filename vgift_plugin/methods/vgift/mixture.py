@@ -6,11 +6,10 @@ import operator
 from bisect import bisect_right
 from collections.abc import Callable
 from itertools import accumulate
-from multiprocessing.sharedctypes import RawValue
 from typing import Any
 
 from ...data.proxy import WrappedDataset
-from ...data.tally import Tally
+from ...data.shared_file import SharedNumber, Tally
 from ...tasks.task import Sample
 from .stream import Stream
 
@@ -42,7 +41,7 @@ class MixedDataset(WrappedDataset):
         self.tally = Tally()
         self._lengths = lengths
         self._starts = list(accumulate((count for _, count in parts), initial=len(base)))
-        self._epoch = RawValue("q", 0)  # shared memory, so that persistent workers see changes
+        self._epoch = SharedNumber(0)  # so that persistent workers see changes
 
     @property
     def epoch(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Optional
 from ...data.arguments import option
 from ...data.files import write_whole
 from ...data.records import read_records
-from ...data.tally import Tally
+from ...data.shared_file import Tally
 from ...errors import ConfigError
 from ...report.page import check_outputs, flag_words
 from .flags import VgiftFlags

@@ -105,8 +105,11 @@ class MixturePlan:
         template = run.host.template(run.module, run.data_args, run.tokenizer)
         plain, encode = TaskEncoder(run.encoder, losses.names), TaskEncoder(run.train_encoder, losses.names)
         lengths: dict[str, list[int]] = {}
+        sample_bytes = 0
         for stream, _ in self.parts:
             first = self_test(stream, plain, template, run.tokenizer, run.host)
+            width, height = run.encoder.picture(first).size
+            sample_bytes = max(sample_bytes, 3 * width * height)
             for name, value in run.encoder.lengths(first).items():
                 lengths.setdefault(name, []).append(value)
         self._warn_of_small_pictures(run)
@@ -121,7 +124,7 @@ class MixturePlan:
         logger.info("self-supervised samples are mixed in%s\n%s", passed, mix_table(mix))
         run.change(train_dataset=mixed)
         run.add_step(losses)
-        run.add_callbacks(MixCallback(mixed, mix), losses)
+        run.add_callbacks(MixCallback(mixed, mix, run.notes, sample_bytes), losses)
         if self.held_out:
             sets = {
                 stream.task.name: HeldOut(stream, plain.sample, self.flags.ssl_eval_samples) for stream in self.held_out

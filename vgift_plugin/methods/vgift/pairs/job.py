@@ -142,7 +142,7 @@ class MatchPairs:
             {
                 f"--image_folder {self.image_folder} is not a folder": not os.path.isdir(self.image_folder),
                 f"--masks {self.masks} is not a folder": self.masks is not None and not os.path.isdir(self.masks),
-                f"--distractors {self.distractors}: at least 2": self.distractors < 2,
+                f"--distractors {self.distractors}: 2 to 100": not 2 <= self.distractors <= 100,
                 f"--min_distance {self.min_distance}: above 0, below 1": not 0 < self.min_distance < 1,
                 f"--min_similarity {self.min_similarity}: -1 to 1": not -1 <= self.min_similarity <= 1,
                 f"--min_margin {self.min_margin}: 0 to 2": not 0 <= self.min_margin <= 2,
