@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from conftest import HAS_HOST, call, torchrun
 from PIL import Image
 
 from vgift_plugin import get_task
-from vgift_plugin.data.files import write_files
 from vgift_plugin.errors import ConfigError
 from vgift_plugin.methods.vgift.export.job import ExportSamples
 from vgift_plugin.methods.vgift.flags import VgiftFlags
@@ -31,7 +29,7 @@ def tree(folder):
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(Path(folder).rglob("*"))
-        if path.is_file()
+        if path.is_file() and ".parts" not in path.parts
     }
 
 
@@ -63,7 +61,7 @@ def test_llava_records_and_lossless_pictures(photos, tmp_path, trained_on):
         human, gpt = record["conversations"]
         assert human == {"from": "human", "value": f"<image>\n{sample.instruction}"}
         assert gpt == {"from": "gpt", "value": sample.response}
-    assert not (tmp_path / "out" / ".parts").exists()
+    assert [path.name for path in (tmp_path / "out" / ".parts").iterdir()] == ["rank-0.jsonl"]
     assert write(photos, tmp_path / "out", "llava").endswith("complete already, nothing to do")
 
 
@@ -108,19 +106,35 @@ def test_torchrun_shares_the_work(photos, tmp_path):
     assert tree(tmp_path / "one") == tree(tmp_path / "ranks")
 
 
-def test_a_rank_that_another_one_overtook_ends_well(photos, tmp_path, monkeypatch):
-    def overtaken(output, files, scratch):
-        write_files(output, files, scratch)
-        shutil.rmtree(scratch)
-        raise FileNotFoundError(2, "No such file or directory", str(output))
+@pytest.mark.parametrize("format", ["llava", "webdataset"])
+def test_a_finished_export_is_mended_where_files_are_missing_or_damaged(photos, tmp_path, caplog, format):
+    write(photos, tmp_path / "out", format)
+    whole = tree(tmp_path / "out")
+    first, second, *_ = sorted(path for path in (tmp_path / "out").rglob("*") if path.suffix in (".png", ".tar"))
+    first.unlink()
+    second.write_bytes(second.read_bytes()[:-1] + b"?")
+    (tmp_path / "out" / ("vgift.json" if format == "llava" else "export.json")).unlink()
+    assert "6 rotation" in write(photos, tmp_path / "out", format)
+    assert "2 files are missing or damaged and are made again" in caplog.text
+    assert tree(tmp_path / "out") == whole
+    assert write(photos, tmp_path / "out", format).endswith("complete already, nothing to do")
 
-    write(photos, tmp_path / "one", "llava")
-    monkeypatch.setattr("vgift_plugin.methods.vgift.export.job.write_files", overtaken)
-    assert "6 rotation" in write(photos, tmp_path / "ranks", "llava")
-    assert tree(tmp_path / "one") == tree(tmp_path / "ranks")
-    monkeypatch.setattr("vgift_plugin.methods.vgift.export.job._finished", lambda *_: False)
-    with pytest.raises(FileNotFoundError):
-        write(photos, tmp_path / "lost", "llava")
+
+def test_a_damaged_result_is_named_with_its_cure(photos, tmp_path):
+    write(photos, tmp_path / "out", "llava")
+    (tmp_path / "out" / "export.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"export\.json: is damaged .* remove it, and the export is completed again"):
+        write(photos, tmp_path / "out", "llava")
+
+
+def test_nothing_is_written_through_a_link_that_leads_out(photos, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "out" / ".parts").mkdir(parents=True)
+    (tmp_path / "out" / "images").symlink_to(elsewhere)
+    with pytest.raises(ConfigError, match=r"leads out of .*out over a link"):
+        write(photos, tmp_path / "out", "llava")
+    assert not list(elsewhere.iterdir())
 
 
 def test_published_samples_are_written_under_their_own_names(release, tmp_path):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import importlib
+import io
 import logging
 import os
 import sys
@@ -58,6 +60,8 @@ def main(argv: list[str] | None = None) -> int:
         add_options(parser, one)
     args = parser.parse_args([_underscored(word) for word in rest])
     values = {key: value for one in options for key, value in given(one, args).items()}
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
     logging.basicConfig(level=logging.INFO, format="[vgift] %(message)s")
     try:
         if name == "run":
@@ -78,6 +82,12 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `vgift tasks | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
+    except OSError as err:
+        full = err.errno in (errno.ENOSPC, errno.EDQUOT)
+        cure = ". Make room and run the same command again" if full else ""
+        print(f"vgift: error: {err.filename or name}: {err.strerror or err}{cure}", file=sys.stderr)
+        logging.getLogger(__package__).debug("", exc_info=err)
+        return 2
 
 
 def _command(words: list[str]) -> tuple[str | None, list[str]]:

@@ -205,7 +205,7 @@ def _show_errors_plainly() -> None:
 
     def excepthook(kind, error, traceback):
         if isinstance(error, VgiftError) and not isinstance(error, TaskError):
-            print(f"[vgift] {error}", file=sys.stderr)
+            sys.stderr.write(f"[vgift] {error}\n")
         else:
             before(kind, error, traceback)
 

@@ -12,6 +12,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TypeVar
 
+from ..errors import ConfigError
+
 T = TypeVar("T")
 
 Digest = list  # [size in bytes, BLAKE2b of the content]; a list, as in JSON
@@ -46,6 +48,7 @@ def write_files(
         {path relative to the folder: its digest}
 
     Raises:
+        ConfigError: a path leads out of the folder over a link.
         OSError: a file could not be written; the error names it. Earlier files may exist, each complete.
     """
     temporary: dict[Path, Path] = {}
@@ -64,6 +67,7 @@ def write_files(
                 if mode is not None:
                     written.chmod(mode)
                 _sync(written)
+                _require_below(path.parent, folder)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(written, path)
         for parent in {path.parent for path in temporary}:
@@ -73,6 +77,12 @@ def write_files(
         for written in temporary.values():
             written.unlink(missing_ok=True)
     return digests
+
+
+def _require_below(inner: Path, folder: Path) -> None:
+    below, top = os.path.realpath(inner), os.path.realpath(folder)
+    if below != top and not below.startswith(os.path.join(top, "")):
+        raise ConfigError(f"{inner} leads out of {folder} over a link, to {below}; nothing is written there")
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 A job keeps its progress in a folder of parts:
   rank-R.jsonl   a journal: the settings, then a line for each item that rank R has computed
   NAME.json      a value shared by all ranks, see `Job.agree`
+  tmp-R/         temporary files of rank R, removed at its end or by its next run
 The result is the same for any number of ranks, worker processes and interruptions.
 """
 
@@ -12,6 +13,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -78,6 +80,10 @@ class Job:
         root: the folder of the items' files, see `complete`.
         alone: whether there is only one process, with `where` as its journal.
 
+    Attributes:
+        scratch: a folder for temporary files.
+        computed: number of items that this process has computed.
+
     Raises:
         ConfigError: the location is not writable, was begun with other settings, or is in use by another process.
     """
@@ -95,6 +101,8 @@ class Job:
         self.ranks = Ranks() if alone else Ranks.here()
         self.where, self.root, self.settings = where, root or where, json.loads(json.dumps(settings))
         self._cure = cure(flag, remove or where)
+        self.computed = 0
+        self.scratch = where.parent / f".{where.name}.tmp" if alone else where / f"tmp-{self.ranks.rank}"
         journal = where if alone else where / f"rank-{self.ranks.rank}.jsonl"
         self._items = Items(journal.parent, journal.name if alone else "rank-*.jsonl", self.settings, self._cure)
         try:
@@ -102,6 +110,7 @@ class Job:
             self._journal = Journal(journal, flag)
         except OSError as err:
             raise ConfigError(f"{flag}: {err}") from err
+        shutil.rmtree(self.scratch, ignore_errors=True)  # of a killed process; its journal's lock is free
         try:
             self._items.refresh()
             if self._journal.is_empty:
@@ -112,7 +121,8 @@ class Job:
             raise
 
     def close(self) -> None:
-        """Closes the journal, and removes the journal and the folder if they hold no items."""
+        """Closes the journal, and removes temporary files, and the journal and the folder if they hold no items."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
         self._journal.close()
         with suppress(OSError):  # the folder is not empty, or a file
             self.where.rmdir()
@@ -172,6 +182,7 @@ class Job:
             for block, items in results:
                 new = [(k, item) for k, item in zip(block, items, strict=True) if k not in done]
                 self._journal.append({"part": part, "number": k, **item} for k, item in new)
+                self.computed += len(new)
                 bar.update(len(new))
         missing = self._missing(part, total)
         if missing and wait:
@@ -238,4 +249,4 @@ class FileJob(Job):
         """Writes the report, then the result."""
         told = json.dumps({**report, "settings": self.settings}, indent=1) + "\n"
         files = [(f"{self.output.name}.report.json", told.encode()), (self.output.name, content.encode())]
-        write_files(self.output.parent, files, self.where)
+        write_files(self.output.parent, files, self.scratch)

@@ -112,7 +112,7 @@ class Items:
             ConfigError: a journal has other settings, or a line is damaged.
         """
         for path in sorted(self.folder.glob(self.pattern)):
-            with suppress(FileNotFoundError), path.open("rb") as file:  # another rank may have finished and removed it
+            with path.open("rb") as file:
                 file.seek(self._ends.setdefault(path, 0))
                 for line in file:
                     if not line.endswith(b"\n"):

@@ -211,9 +211,17 @@ def fingerprint(entries: Iterable[str]) -> str:
     """Returns the number of strings and a hash of them in order: `118,287 (3f0a…)`."""
     digest, count = blake2b(digest_size=8), 0
     for entry in entries:
-        digest.update(entry.encode(errors="surrogateescape") + b"\0")
+        digest.update(_utf8(entry) + b"\0")
         count += 1
     return f"{count:,} ({digest.hexdigest()})"
+
+
+def _utf8(text: str) -> bytes:
+    """Returns text as bytes: file names need not be valid text, and JSON can hold half of a surrogate pair."""
+    try:
+        return text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode(errors="surrogatepass")
 
 
 def is_held_out(name: str) -> bool:
@@ -222,7 +230,7 @@ def is_held_out(name: str) -> bool:
     The same photographs are held out in every run, whatever the seed, the tasks, the folder and its other files.
     """
     file = name.replace("\\", "/").rpartition("/")[2]
-    return int.from_bytes(blake2b(file.encode(errors="surrogateescape"), digest_size=8).digest(), "big") % HELD_OUT == 0
+    return int.from_bytes(blake2b(_utf8(file), digest_size=8).digest(), "big") % HELD_OUT == 0
 
 
 class PartOfNames:
@@ -291,6 +299,15 @@ def from_folder(folder: str) -> ImageSource:
     return ImageSource(where, len(photographs), folder, PackedNames(photographs))
 
 
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as err:
+        if err.errno in _FILE_ERRORS:  # a link to itself
+            return False
+        raise
+
+
 def _names_below(root: Path) -> Iterator[str]:
     """Yields the relative paths of all photographs, links followed; a folder that links reach twice is read once.
 
@@ -312,7 +329,7 @@ def _names_below(root: Path) -> Iterator[str]:
                 name = os.path.normpath(os.path.join(folder, entry.name))
                 if entry.is_symlink() and not f"{os.path.realpath(entry.path)}{os.sep}".startswith(inside):
                     out.append(name)
-                if entry.is_dir():
+                if _is_folder(entry):
                     left.append(name)
                 elif entry.name.lower().endswith(SUFFIXES):
                     yield name

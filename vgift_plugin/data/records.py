@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import overload
 
 from ..errors import ConfigError
+from .strict import NESTED, require_text
 
 IMAGE = "<image>"  # marks the place of the picture in a conversation
 HUMAN = frozenset({"human", "user"})
@@ -54,7 +55,11 @@ def read_records(data_path: str | None) -> list[dict] | None:
     if data_path is None:
         return None
     try:
-        records = json.loads(Path(data_path).read_text(encoding="utf-8"))
+        text = Path(data_path).read_text(encoding="utf-8")
+        records = json.loads(text)
+        require_text(text, records)
+    except RecursionError:
+        raise ConfigError(f"--data_path {data_path}: cannot be read: {NESTED}") from None
     except (OSError, ValueError) as err:
         raise ConfigError(f"--data_path {data_path}: cannot be read: {err}") from err
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):

@@ -90,9 +90,16 @@ def _after_space(text: str, place: int) -> int:
     return match.end()
 
 
+def _is_file_name(name: str) -> bool:
+    try:
+        return bool(os.fsencode(name))
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+
+
 def inside(name: Any) -> str:
     """Returns the name if it is relative and stays inside its folder; raises ValueError otherwise."""
-    if not isinstance(name, str) or not name or "\0" in name:
+    if not isinstance(name, str) or not name or "\0" in name or not _is_file_name(name):
         raise ValueError(f"{name!r} is no name of a photograph")
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _decoder = json.JSONDecoder(object_pairs_hook=_unique)
 
 
@@ -28,9 +30,22 @@ def json_value(text: str, start: int = 0) -> tuple[Any, int]:
         ValueError: it is not JSON, has a duplicate key, or is nested too deeply.
     """
     try:
-        return _decoder.raw_decode(text, start)
+        value, end = _decoder.raw_decode(text, start)
     except RecursionError:
         raise ValueError(NESTED) from None
+    require_text(text[start:end], value)
+    return value, end
+
+
+def require_text(text: str, value: Any) -> None:
+    """Raises ValueError if a value, parsed from JSON text, has a string that is no text: half of a surrogate pair."""
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode(errors="surrogateescape")
+        except UnicodeEncodeError as err:
+            raise ValueError(
+                f"it holds half of a surrogate pair, {err.object[err.start]!r}, which is no text"
+            ) from None
 
 
 def json_whole(text: str) -> Any:

@@ -37,7 +37,8 @@ def render(template: str | Path, /, **values: Any) -> str:
         jinja2.UndefinedError: the template uses a variable that is not given.
     """
     folder, name = os.path.split(template)
-    return _environment(folder).get_template(name).render(values)
+    page = _environment(folder).get_template(name).render(values)
+    return page.encode(errors="backslashreplace").decode()  # file names need not be valid text
 
 
 @functools.cache

@@ -87,6 +87,10 @@ def _match(task: PairTask, row: Mapping[str, Any], rng: np.random.Generator) -> 
 PAIRS = RowFormat(_match, ("image1", "image2"), sizes=("wh1", "wh2"))  # of `vgift pairs`
 
 
+def _key(id: str) -> bytes:
+    return id.encode(errors="surrogatepass")
+
+
 class RowSource:
     """The rows of one task, and the photographs they name. Every row is checked when the source is created.
 
@@ -121,7 +125,7 @@ class RowSource:
 
         self.rows = Rows(path, read)
         self.where = f"rows of {path}"
-        self._index(np.array([one.encode() for one in ids]))
+        self._index(np.array([_key(one) for one in ids]))
         same = np.flatnonzero(self._ids[1:] == self._ids[:-1])
         if len(same):
             raise ConfigError(f"{path}: the id {self._ids[same[0]].decode()!r} stands twice")
@@ -192,8 +196,8 @@ class RowSource:
 
     def find(self, id: str) -> int:
         """Returns the index of the row with this id, or -1."""
-        place = int(np.searchsorted(self._ids, id.encode()))
-        return int(self._order[place]) if place < len(self._ids) and self._ids[place] == id.encode() else -1
+        place = int(np.searchsorted(self._ids, _key(id)))
+        return int(self._order[place]) if place < len(self._ids) and self._ids[place] == _key(id) else -1
 
     def paths(self, row: dict) -> list[str]:
         """Returns the paths of a row's photographs."""

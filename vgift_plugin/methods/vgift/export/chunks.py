@@ -18,7 +18,6 @@ from ....data.rows import inside
 from ..replay import Replay
 from ..stream import Stream
 
-PARTS = ".parts"
 ROLES = {"human": "user", "gpt": "assistant"}
 Picture = tuple[str, bytes]  # (path relative to the output, encoded)
 
@@ -74,19 +73,20 @@ class Export:
             for number, start in enumerate(range(0, size, self.chunk_size))
         ]
 
-    def write(self, block: range) -> list[dict[str, Any]]:
+    def write(self, scratch: Path, block: range) -> list[dict[str, Any]]:
         """Writes some chunks.
 
         Args:
+            scratch: a folder for temporary files.
             block: their numbers.
 
         Returns:
             an item of `data.jobs` for each: {"entries": of the index file, "redraws": {reason: count}, "files":
             {path: digest}}
         """
-        return [self._write(self.chunks[number]) for number in block]
+        return [self._write(self.chunks[number], scratch) for number in block]
 
-    def _write(self, chunk: Chunk) -> dict[str, Any]:
+    def _write(self, chunk: Chunk, scratch: Path) -> dict[str, Any]:
         redraws: Counter[str] = Counter()
         entries: list[dict] = []
 
@@ -100,7 +100,7 @@ class Export:
             yield f"{chunk.part}/{chunk.name}.tar", _shard(_tarred(f"{chunk.part}-{k:08d}", *one) for k, one in samples)
 
         files = shard() if self.format == "webdataset" else pictures()
-        written = write_files(Path(self.output), files, Path(self.output, PARTS))
+        written = write_files(Path(self.output), files, scratch)
         return {"entries": entries, "redraws": redraws, "files": written}
 
     def _samples(self, chunk: Chunk, redraws: Counter) -> Iterator[tuple[dict, str, dict, list[Picture]]]:

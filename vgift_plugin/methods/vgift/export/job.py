@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Optional
 
@@ -21,11 +21,12 @@ from ....errors import ConfigError
 from ....tasks.registry import task_names
 from ..flags import VgiftFlags, counts
 from ..streams import find_replay, streams
-from .chunks import PARTS, Export
+from .chunks import Export
 
 FORMATS = ("llava", "webdataset", "messages")
 INDEX = {"llava": "vgift.json", "messages": "vgift.jsonl"}
 RESULT = "export.json"
+PARTS = ".parts"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,17 +101,14 @@ class ExportSamples(VgiftFlags):
         }
         if replay is not None and listed:
             settings["sources"]["published"] = ", ".join(f"{one.where}, {one.fingerprint()}" for one in replay.sources)
-        if _finished(self.output, settings):
-            shutil.rmtree(Path(self.output, PARTS), ignore_errors=True)  # killed between writing the result and this
-            return f"{self.output}: complete already, nothing to do"
+        finished = _finished(self.output, settings)
         with Job(Path(self.output, PARTS), settings, remove=self.output, root=Path(self.output)) as job:
-            total = len(what.chunks)
-            chunks = job.complete("chunks", total, what.write, workers=self.workers or job.ranks.cores)
-            if chunks is not None:
-                return _assemble(what, settings, chunks)
-            if _finished(self.output, settings):  # another rank was faster
-                return f"{self.output}: complete"
-            return job.left("chunks", total)
+            total, write = len(what.chunks), partial(what.write, job.scratch)
+            chunks = job.complete("chunks", total, write, workers=self.workers or job.ranks.cores)
+            if chunks is None:
+                return job.left("chunks", total)
+            told = _assemble(what, settings, chunks, job.scratch)
+        return f"{self.output}: complete already, nothing to do" if finished and not job.computed else told
 
     def _check(self) -> None:
         mistakes = []
@@ -135,14 +133,17 @@ class ExportSamples(VgiftFlags):
 
 
 def _finished(output: str, settings: dict) -> bool:
-    """Returns whether this export is complete.
+    """Returns whether this export was finished before.
 
     Raises:
         ConfigError: the folder holds another export, or other files.
     """
     result = Path(output, RESULT)
     if result.exists():
-        begun = json.loads(result.read_text(encoding="utf-8"))
+        try:
+            begun = dict(json.loads(result.read_bytes()))
+        except (OSError, ValueError, TypeError) as err:
+            raise ConfigError(f"{result}: is damaged ({err}); remove it, and the export is completed again") from err
         begun.pop("redraws", None)
         require_same(begun, json.loads(json.dumps(settings)), result, cure("-o", output))
         return True
@@ -151,7 +152,7 @@ def _finished(output: str, settings: dict) -> bool:
     return False
 
 
-def _assemble(what: Export, settings: dict, chunks: Iterable[dict]) -> str:
+def _assemble(what: Export, settings: dict, chunks: Iterable[dict], scratch: Path) -> str:
     """Writes index and result from all chunks; several ranks may do so at once, since they write the same bytes."""
     output = Path(what.output)
     redraws: dict[str, Counter[str]] = {part: Counter() for part in what.sizes()}
@@ -165,12 +166,7 @@ def _assemble(what: Export, settings: dict, chunks: Iterable[dict]) -> str:
     told = {part: dict(sorted(reasons.items())) for part, reasons in redraws.items() if reasons}
     result = json.dumps({**settings, "redraws": told}, indent=2).encode() + b"\n"
     files = [(INDEX[what.format], index)] if what.format in INDEX else []
-    try:
-        write_files(output, [*files, (RESULT, result)], output / PARTS)
-    except FileNotFoundError:  # another rank was faster, and has removed the parts with this rank's temporary files
-        if not _finished(what.output, settings):
-            raise
-    shutil.rmtree(output / PARTS, ignore_errors=True)
+    write_files(output, [*files, (RESULT, result)], scratch)
     passed = sum(sum(reasons.values()) for reasons in redraws.values())
     listed = ", ".join(f"{size:,} {part}" for part, size in what.sizes().items())
     return f"{output}: {listed} ({passed:,} unsuitable image{'s' * (passed != 1)} passed over)"

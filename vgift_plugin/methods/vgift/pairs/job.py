@@ -48,7 +48,7 @@ def neighbours(
         features, reasons = matcher.features(names[start : start + PHOTOS_IN_BLOCK])
         np.save(file, features)
         name = f"features-{block.start:06d}.npy"
-        return [{"reasons": reasons, "files": write_files(job.where, [(name, file.getvalue())])}]
+        return [{"reasons": reasons, "files": write_files(job.where, [(name, file.getvalue())], job.scratch)}]
 
     blocks = list(job.complete("features", -(-len(names) // PHOTOS_IN_BLOCK), compute, wait=True) or ())
     reasons = Counter(reason for block in blocks for reason in block["reasons"])
