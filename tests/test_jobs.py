@@ -7,12 +7,14 @@ import json
 import logging
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,7 @@ from vgift_plugin.errors import ConfigError
 
 PROCESSES = multiprocessing.get_context("forkserver")  # imports LLaVA once, then a process starts at once
 PROCESSES.set_forkserver_preload(["llava.train.train", "llava.model.builder", "vgift_plugin.cli"])
+KILLS = int(os.environ.get("VGIFT_KILLS", "2"))
 STOPS = ((1, signal.SIGKILL), (2, signal.SIGKILL), (4, signal.SIGTERM), (3, signal.SIGINT))
 
 
@@ -114,6 +117,8 @@ class Run:
 
 
 def _run(command, log, stop, ranks):
+    with suppress(ProcessLookupError):
+        os.setpgrp()  # with its workers
     os.environ.update({name: str(value) for name, value in ranks.items()}, HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="")
     fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(fd, 1), os.dup2(fd, 2)
@@ -167,6 +172,57 @@ def test_stopped_resumed_and_shared_it_writes_the_same_bytes(name, request, tmp_
     code, said = Run([*command("stopped"), flag, 5], tmp_path / "log").end()
     assert code == 2 and f"{begun}" in said and ", now 5\nGive those it was begun with, or another -" in said, said
     assert tree(tmp_path / "stopped") == tree(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.host] * (not name.startswith("export"))) for name in COMMANDS]
+)
+def test_killed_at_any_time_it_leaves_no_process_and_no_file(name, request, tmp_path):
+    """`VGIFT_KILLS=200 pytest tests/test_jobs.py -k killed_at` kills each command 200 times."""
+    if name == "export-webdataset":
+        pytest.importorskip("webdataset")
+
+    def command(out):
+        return COMMANDS[name](request.getfixturevalue, tmp_path / out)
+
+    def begin(out):
+        return Run(command(out), tmp_path / "log")
+
+    (tmp_path / "whole").mkdir(), (tmp_path / "stopped").mkdir()
+    begun = time.monotonic()
+    code, said = begin("whole").end()
+    takes_s = time.monotonic() - begun
+    assert code == 0, said
+    rng, kills = random.Random(name), 0
+    while kills < KILLS:
+        run = begin("stopped")
+        run.process.join(rng.uniform(0, takes_s))
+        if run.process.exitcode is None:
+            run.process.kill()
+            run.process.join()
+            kills += 1
+            wait_for_end_of(run)
+        else:
+            assert run.process.exitcode == 0, run.log.read_text()
+            assert tree(tmp_path / "stopped") == tree(tmp_path / "whole")
+            shutil.rmtree(tmp_path / "stopped")
+            (tmp_path / "stopped").mkdir()
+    code, said = begin("stopped").end()
+    assert code == 0, said
+    assert tree(tmp_path / "stopped") == tree(tmp_path / "whole")
+    assert not [path for path in (tmp_path / "stopped").rglob("*") if "tmp" in path.name]
+
+
+def wait_for_end_of(run):
+    """Waits until no process of a killed run is left."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(run.process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    raise AssertionError("a worker outlived its parent")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
