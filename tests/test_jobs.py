@@ -8,6 +8,7 @@ import logging
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -18,9 +19,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, VGIFT, build_llava
+from conftest import ROOT, VGIFT, build_llava, call
 
-from vgift_plugin.data.files import publish, write_files
+from vgift_plugin.data.files import publish, write_files, write_report
 from vgift_plugin.data.jobs import FileJob, Job
 from vgift_plugin.data.journal import Journal
 from vgift_plugin.data.workers import computed
@@ -346,6 +347,67 @@ def test_a_full_disk_is_told_and_leaves_nothing_torn(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["0.txt", "rank-0.jsonl"]
     with Job(tmp_path / "parts", {}, root=tmp_path) as job:
         assert len(list(job.complete("files", 3, compute))) == 3
+
+
+ERRORS = [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES]
+
+
+@pytest.mark.parametrize("number", ERRORS)
+@pytest.mark.parametrize("step", ["open", "write", "fsync", "replace"])
+def test_a_write_that_fails_leaves_the_old_file_and_names_it(tmp_path, monkeypatch, step, number):
+    path = tmp_path / "page.html"
+    path.write_bytes(b"old")
+
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        if step == "open":
+            patch.setattr(Path, "open", fail)
+        elif step == "write":
+            patch.setattr(Path, "write_bytes", fail)
+        else:
+            patch.setattr(os, step, fail)
+        with pytest.raises(OSError, match=re.escape(f"{os.strerror(number)}: '{path}'")):
+            write_files(tmp_path, [("page.html", b"new")])
+        write_report(path, "new")
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_journal_that_is_written_in_pieces_is_whole(tmp_path, monkeypatch):
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:7]))
+    with Job(tmp_path / "job", {"seed": 0}) as job:
+        list(job.complete("squares", 5, squares))
+    assert [json.loads(line).get("square") for line in lines_of(tmp_path / "job" / "rank-0.jsonl")] == [
+        None,
+        0,
+        1,
+        4,
+        9,
+        16,
+    ]
+
+
+LIMITED = """
+import resource, sys
+from vgift_plugin.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("name", ["preview", "audit", "export"])
+def test_commands_that_find_no_room_end_with_one_sentence(name, photos, tmp_path):
+    """A limit on the size of files acts as a full disk."""
+    out = tmp_path / ("out" if name == "export" else "page.html")
+    flags = ["--ssl_tasks", "rotation", "--image_folder", photos, "-n", 60, "-o", out]
+    flags += ["--format", "webdataset", "--workers", 2] if name == "export" else []
+    done = call([sys.executable, "-c", LIMITED, name, *flags], MPLCONFIGDIR=tmp_path / "matplotlib")
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert f"vgift: error: {out}" in done.stderr and "File too large" in done.stderr
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and ".parts" not in path.parts]
+    assert not [path for path in left if "matplotlib" not in path.parts]
 
 
 def test_a_job_started_twice_is_refused(tmp_path, monkeypatch):

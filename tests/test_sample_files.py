@@ -92,7 +92,7 @@ def test_a_tight_memory_folder_is_told_at_the_start(monkeypatch, caplog):
     encoder.warn_if_tight(1_000_000, 32)
     assert not caplog.messages
     encoder.warn_if_tight(1_000_000, 33)
-    assert "/dev/shm has 64 MB left, and samples take up to 33 MB there (33 processes)" in caplog.text
+    assert "/dev/shm has 64.0 MB left, and samples take up to 33.0 MB there (33 processes)" in caplog.text
 
 
 def count(number, tally):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import shutil
 import uuid
@@ -15,6 +16,7 @@ from typing import TypeVar
 from ..errors import ConfigError
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 Digest = list  # [size in bytes, BLAKE2b of the content]; a list, as in JSON
 
@@ -114,6 +116,14 @@ def write_whole(path: Path, content: bytes, mode: int | None = None) -> None:
         OSError: the file could not be written; an existing file is unchanged.
     """
     write_files(path.parent, [(path.name, content)], mode=mode)
+
+
+def write_report(path: Path, content: str) -> None:
+    """Writes a file that only reports, atomically; a failure is a warning, since it must not stop a run."""
+    try:
+        write_whole(path, content.encode())
+    except OSError as err:
+        logger.warning("%s could not be written: %s", path, err.strerror)
 
 
 @contextmanager

@@ -160,7 +160,7 @@ def warn_if_tight(sample_bytes: int, processes: int) -> None:
     free, needed = status.f_bavail * status.f_frsize, sample_bytes * processes
     if needed > free / 2:
         logger.warning(
-            "%s has %.0f MB left, and samples take up to %.0f MB there (%d processes), beside what data loaders put "
+            "%s has %.1f MB left, and samples take up to %.1f MB there (%d processes), beside what data loaders put "
             "there. What does not fit is written to %s. In a container: --shm-size",
             MEMORY,
             free / 1e6,

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from ..data.files import write_whole
+from ..data.files import write_report
 from ..errors import ConfigError
 from ..hosts.ranks import from_rank_zero
 from ..hosts.trainer import is_rank_zero
@@ -52,7 +52,7 @@ class ResumeCheck(TrainerCallback):
     def _write(self, folder: Path) -> None:
         if is_rank_zero():
             content = {"facts": self.facts, "resumed_anyway": self._history}
-            write_whole(folder / RESUME_FILE, (json.dumps(content, indent=1) + "\n").encode())
+            write_report(folder / RESUME_FILE, json.dumps(content, indent=1) + "\n")
 
     def _compare(self, args: Any, step: int) -> list[dict[str, Any]]:
         """Returns the history of changes, with those of this resume."""

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 from transformers import TrainerCallback
 
-from ...data.files import write_whole
+from ...data.files import write_report
 from ...data.records import has_picture, human_texts
 from ...errors import ConfigError, SelfTestError
 from ...hosts import ranks
@@ -90,7 +90,7 @@ class LabelReport(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         """Writes the templates."""
         if self.templates is not None and is_rank_zero():
-            write_whole(Path(args.output_dir, TEMPLATES_FILE), self.templates.encode())
+            write_report(Path(args.output_dir, TEMPLATES_FILE), self.templates)
 
     def on_train_end(self, args, state, control, **kwargs):
         """Logs the number of records, over all ranks, whose instruction was not learned, per reason."""

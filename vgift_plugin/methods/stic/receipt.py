@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from ...data.files import write_whole
+from ...data.files import write_report
 from ...errors import ConfigError
 from ...hosts.base import Host
 from ...hosts.trainer import is_rank_zero
@@ -87,4 +87,4 @@ class Receipt(TrainerCallback):
         """Writes the file."""
         if is_rank_zero():
             content = json.dumps(self.receipt, indent=2) + "\n"
-            write_whole(Path(args.output_dir, RECEIPT_FILE), content.encode())
+            write_report(Path(args.output_dir, RECEIPT_FILE), content)

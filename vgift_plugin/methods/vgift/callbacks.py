@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from ...data.files import write_whole
+from ...data.files import write_report
 from ...data.jobs import Ranks
 from ...hosts.encoder import warn_if_tight
 from ...hosts.trainer import counts_of_all_ranks, is_rank_zero, steps_per_epoch
@@ -61,7 +61,7 @@ class MixCallback(TrainerCallback):
 
     def _write(self, output_dir: str) -> None:
         if is_rank_zero():
-            write_whole(Path(output_dir, MIX_FILE), (json.dumps({**self.mix, **self.notes}, indent=2) + "\n").encode())
+            write_report(Path(output_dir, MIX_FILE), json.dumps({**self.mix, **self.notes}, indent=2) + "\n")
 
 
 def redraw_report(redraws: dict[str, dict[str, int]]) -> str:
