@@ -42,7 +42,7 @@ def noise(wh, seed=0):
 
 def make(name, seed, images=None, **knobs):
     task = get_task(name)(**knobs)
-    images = images or [card()] * task.images
+    images = images or [card(), *(noise((640, 480), k) for k in range(1, task.images))]
     return task, images, task.draw(generator(seed, name), images)
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..errors import UnsuitableImage
 from .colors import colorfulness, nearest_names
-from .drawing import Marker, PublishedMarker, fitted
+from .drawing import LUMA, Marker, PublishedMarker, fitted
 from .registry import register
 from .task import Params, Task, knob, tidy
 
@@ -27,7 +27,6 @@ PUBLISHED_MARKER = PublishedMarker(radius_px=8, rim="white", rim_px=2, font_px=2
 PATCH_PX = 5
 CANDIDATES = 256  # points tried, in order, before the photograph is rejected
 STARTS = 16  # how many of them are tried as the first point kept
-LUMA = np.array([0.299, 0.587, 0.114])  # weights of the grey value, ITU-R BT.601, as in Pillow
 
 
 @register

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UnsuitableImage
-from .drawing import side_by_side
+from .drawing import relit, side_by_side
 from .photo_pairs import GAP_PX, MARKER, NumberedCandidates, PhotoPairs
 from .registry import register
 from .task import PairTask, Params, knob
@@ -24,7 +24,6 @@ TRIES = 8  # pairs of views tried before the photograph is rejected
 POINTS = 96  # points tried in each pair of views
 FLIP = (1, 0, 3, 2)  # order of the corners of a mirrored view
 LIGHTS = 3  # brightness, contrast, saturation
-LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def homography(source: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -40,18 +39,6 @@ def warp(matrix: np.ndarray, xy: np.ndarray) -> np.ndarray:
     """Returns points of shape (n, 2) mapped by a homography."""
     out = np.column_stack([xy, np.ones(len(xy))]) @ matrix.T
     return out[:, :2] / out[:, 2:]
-
-
-def relit(image: Image.Image, brightness: float, contrast: float, saturation: float) -> Image.Image:
-    """Returns an image with changed brightness, contrast (about the mean luma) and saturation; a factor of 1 is none.
-
-    All three are linear in RGB, so they are combined into one matrix.
-    """
-    mean = float(np.asarray(image.reduce(8), np.float32).mean((0, 1)) @ LUMA) * brightness
-    grey = np.outer(np.ones(3), LUMA)
-    matrix = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * grey)
-    offset = np.full((3, 1), (1 - contrast) * mean)  # a grey offset, which saturation does not change
-    return image.convert("RGB", tuple(np.hstack([matrix, offset]).ravel().tolist()))
 
 
 def corners(size_px: int) -> np.ndarray:

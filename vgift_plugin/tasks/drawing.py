@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+LUMA = np.array([0.299, 0.587, 0.114])  # weights of the grey value, ITU-R BT.601, as in Pillow
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels; right and bottom are inclusive
 
 
@@ -59,12 +60,12 @@ class Marker:
     def paint(self, image: Image.Image, xy: tuple[int, int], label: str) -> None:
         """Paints the marker onto an RGB image, in place."""
         left, top, *_ = self.label_box(xy, image.size)
-        image.paste(_label(label, self.font_px), (int(left), int(top)))
+        image.paste(label_box(label, self.font_px), (int(left), int(top)))
         ImageDraw.Draw(image).ellipse(self.dot_box(xy), fill="red", outline="white", width=2)
 
 
 @lru_cache(maxsize=64)  # rendering a letter takes longer than the rest of a marker
-def _label(label: str, font_px: int) -> Image.Image:
+def label_box(label: str, font_px: int) -> Image.Image:
     """Returns a label in red on a white box."""
     side = round(1.1 * font_px)
     box = Image.new("RGB", (side + 1, side + 1), "white")
@@ -132,6 +133,18 @@ def fitted(photo: Image.Image, size_px: int) -> Image.Image:
         kept = photo.resize((width, height), Image.Resampling.BILINEAR)
         _last = weakref.ref(photo), size_px, kept
     return kept
+
+
+def relit(image: Image.Image, brightness: float, contrast: float, saturation: float) -> Image.Image:
+    """Returns an image with changed brightness, contrast (about the mean luma) and saturation; a factor of 1 is none.
+
+    All three are linear in RGB, so they are combined into one matrix.
+    """
+    mean = float(np.asarray(image.reduce(8), np.float32).mean((0, 1)) @ LUMA) * brightness
+    grey = np.outer(np.ones(3), LUMA)
+    matrix = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * grey)
+    offset = np.full((3, 1), (1 - contrast) * mean)  # a grey offset, which saturation does not change
+    return image.convert("RGB", tuple(np.hstack([matrix, offset]).ravel().tolist()))
 
 
 def looks_flat(image: Image.Image, least: float) -> bool:
