@@ -23,32 +23,40 @@ from vgift_plugin.tasks.registry import task_names
 from vgift_plugin.tasks.task import Sample
 
 OUTPUT = Path(__file__).parent / "demo" / "samples.png"
-COLUMNS, CELL_PX, MARGIN_PX, LINE_PX = 4, 320, 8, 16
+COLUMNS, SAMPLES, CELL_PX, MARGIN_PX, LINE_PX = 4, 2, 320, 8, 16
 LINE_CHARS = 46
+MORE = ("hubble_deep_field.jpg", "retina.jpg", "ihc.png")  # same_scene needs eight
 GREEN = "#2a7f62"
 
 
 def main() -> None:
-    """Writes the picture, with a heading and a row of samples for each task."""
+    """Writes the picture, with a heading and two samples for each task."""
     with tempfile.TemporaryDirectory() as folder:
-        for name in PHOTOGRAPHS:
+        for name in (*PHOTOGRAPHS, *MORE):
             (Path(folder) / name).symlink_to(Path(skimage.__file__).parent / "data" / name)
-        flags = VgiftFlags(ssl_tasks=",".join(task_names()))
-        rows = []
-        for title, task, samples in sections(flags, folder, None, COLUMNS, Tally()):
-            rows += [[heading(f"{title}   chance {task.chance:.1%}")], [cell(sample) for sample in samples]]
+        flags = VgiftFlags(ssl_tasks=",".join(task_names()), ssl_seed=21)  # shows photographs with a clear top
+        blocks = [
+            ([heading(f"{title}   chance {task.chance:.1%}")], [cell(sample) for sample in samples])
+            for title, task, samples in sections(flags, folder, None, SAMPLES, Tally())
+        ]
+    rows = []
+    for first in range(0, len(blocks), COLUMNS // SAMPLES):
+        beside = blocks[first : first + COLUMNS // SAMPLES]
+        rows += [[image for part in parts for image in part] for parts in zip(*beside, strict=True)]
     heights = [max(image.height for image in row) for row in rows]
     canvas = Image.new("RGB", (COLUMNS * CELL_PX, sum(heights)), "white")
     for k, row in enumerate(rows):
-        for column, image in enumerate(row):
-            canvas.paste(image, (column * CELL_PX, sum(heights[:k])))
+        left = 0
+        for image in row:
+            canvas.paste(image, (left, sum(heights[:k])))
+            left += image.width
     colors = canvas.quantize(256, Image.Quantize.FASTOCTREE)
     canvas.quantize(palette=colors).save(OUTPUT, optimize=True)
 
 
 def heading(text: str) -> Image.Image:
-    """Returns a heading as wide as the picture."""
-    image = Image.new("RGB", (COLUMNS * CELL_PX, 40), "white")
+    """Returns a heading as wide as the samples of a task."""
+    image = Image.new("RGB", (SAMPLES * CELL_PX, 40), "white")
     ImageDraw.Draw(image).text((MARGIN_PX, 14), text, fill="black", font=font(17))
     return image
 

@@ -4,10 +4,12 @@ import re
 import pytest
 
 from vgift_plugin.cli import main
+from vgift_plugin.data.strict import read_settings
 from vgift_plugin.errors import ConfigError
-from vgift_plugin.methods.settings import Settings
+from vgift_plugin.methods.settings import Settings, with_absolute_paths
 from vgift_plugin.methods.vgift.flags import VgiftFlags, counts
 from vgift_plugin.methods.vgift.streams import streams
+from vgift_plugin.tasks.registry import presets
 
 
 def tasks(**flags):
@@ -80,7 +82,7 @@ def test_bad_ratio(ratio, message):
     ("written", "message"),
     [
         ("rotatoin", "did you mean 'rotation'"),
-        ("jigsaw9", "known tasks: .*rotation"),
+        ("puzzle9", "known tasks: .*rotation"),
         ("rotation,rotation", "rotation stands twice"),
         ("rotation:x", "must be a number from 0 up, not 'x'"),
         ("rotation:-1", "must be a number from 0 up, not '-1'"),
@@ -263,3 +265,16 @@ def test_absurd_values_are_told_by_the_command_line(value, capsys):
 def test_wrong_settings_files_are_told_at_once(tmp_path, name, text, told):
     (tmp_path / name).write_text(text)
     assert told in mistakes(ssl_tasks="rotation", ssl_config=str(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", presets())
+def test_presets_are_settings_of_known_knobs_and_keep_their_name_under_run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    knobs = read_settings(presets()[name])
+    flags = VgiftFlags(ssl_tasks=",".join(knobs), ssl_config=name)
+    for spec in flags.tasks():
+        assert {key: getattr(spec.task, key) for key in knobs[spec.task.name]} == knobs[spec.task.name]
+    assert with_absolute_paths({"ssl_config": name, "ssl_image_folder": "x"}) == {
+        "ssl_config": name,
+        "ssl_image_folder": str(tmp_path / "x"),
+    }

@@ -28,4 +28,5 @@ def test_the_wheel_holds_the_bootstrap_and_nothing_that_stays_in_site_packages(t
     assert "vgift_plugin/_bootstrap/sitecustomize.py" in names
     assert "vgift_plugin/tasks/rotation.py" in names
     assert "vgift_plugin/report/templates/base.html" in names
+    assert "vgift_plugin/tasks/presets/vgift.yaml" in names
     assert not [name for name in names if name.endswith(".pth") or name.split("/")[0] in ("tests", "scripts")]

@@ -20,7 +20,7 @@ from urllib.parse import quote, unquote
 from .errors import ConfigError, HookError, HostMismatchError, TaskError, VgiftError
 from .hosts import HOSTS
 from .methods import METHODS
-from .methods.settings import Settings, all_paths
+from .methods.settings import Settings, with_absolute_paths
 
 logger = logging.getLogger(__name__)
 # DeepSpeed passes variables to other nodes only if their names start with PYTHON (or a few others), unquoted in a shell
@@ -65,9 +65,7 @@ def run(command: list[str], flags: dict) -> int:
     """
     settings = Settings(flags)
     settings.check()
-    for name in all_paths():  # the script may change its working directory
-        if flags.get(name) is not None:
-            flags = {**flags, name: os.path.abspath(flags[name])}
+    flags = with_absolute_paths(flags)  # the script may change its working directory
     missing = settings.words()  # what a run that never reached the hook lacks
     with tempfile.TemporaryDirectory(prefix="vgift-run-") as receipts:
         payload = json.dumps({"flags": flags, "receipts": receipts})

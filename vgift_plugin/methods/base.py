@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
@@ -31,6 +32,11 @@ class MethodFlags:
     def of(cls: type[F], source: Any) -> F:
         """Returns the flags from an object's attributes or a mapping's keys; missing ones get their defaults."""
         return filled(cls, source)
+
+    @classmethod
+    def absolute(cls, name: str, value: str) -> str:
+        """Returns the value of one of `PATHS` so that it means the same in another working directory."""
+        return os.path.abspath(value)
 
     def as_dict(self) -> dict[str, Any]:
         """Returns {flag: value}, JSON-able."""

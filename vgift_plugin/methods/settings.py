@@ -64,6 +64,17 @@ def all_paths() -> list[str]:
     return [name for method in METHODS for name in method.Flags.PATHS]
 
 
+def with_absolute_paths(flags: dict[str, Any]) -> dict[str, Any]:
+    """Returns {flag: value} with files and folders that do not depend on the working directory."""
+    changed = {
+        name: method.Flags.absolute(name, flags[name])
+        for method in METHODS
+        for name in method.Flags.PATHS
+        if flags.get(name) is not None
+    }
+    return {**flags, **changed}
+
+
 def reporting() -> list[str]:
     """Returns the flags that change only what is reported."""
     return [name for method in METHODS for name in method.Flags.REPORTING]

@@ -62,6 +62,7 @@ class Color(Task):
     min_colorfulness: float = knob(
         15.0, "photographs below this colourfulness (Hasler and Süsstrunk 2003) are near-grey"
     )
+    published_markers: bool = knob(False, "paint the markers of V-GIFT's release, which are larger")
     min_side_px: int = knob(64, "photographs with a shorter side than this are passed over")
 
     def __post_init__(self):
@@ -99,7 +100,7 @@ class Color(Task):
             "points": points,
             "colors": colors,
             "order": order.tolist(),
-            "published": False,
+            "published": self.published_markers,
             "wording": self.draw_wording(rng),
         }
 

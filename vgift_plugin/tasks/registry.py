@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 
 from ..errors import ConfigError
 from .task import Task
@@ -46,6 +47,11 @@ def _where(task: type[Task]) -> str:
 def _offered() -> dict[str, EntryPoint]:
     _built_in()
     return {point.name: point for point in entry_points(group=GROUP) if point.name not in _registered}
+
+
+def presets() -> dict[str, Path]:
+    """Returns {name: file} of the shipped settings of knobs, one for a paper."""
+    return {path.stem: path for path in sorted((Path(__file__).parent / "presets").glob("*.yaml"))}
 
 
 def task_names() -> list[str]:

@@ -15,7 +15,7 @@ from ...data.arguments import option
 from ...data.photos import MAX_PIXELS
 from ...data.strict import read_settings
 from ...errors import ConfigError
-from ...tasks.registry import get_task, task_names
+from ...tasks.registry import get_task, presets, task_names
 from ...tasks.task import Task
 from ..base import MethodFlags
 
@@ -51,7 +51,9 @@ class VgiftFlags(MethodFlags):
         "images of more pixels are passed over; JPEG files are decoded at a reduced size where that is enough",
     )
     ssl_config: Optional[str] = option(
-        None, "YAML or JSON file with the tasks' knobs, such as {rotation: {square: false}}"
+        None,
+        "YAML or JSON file with the tasks' knobs, such as {rotation: {square: false}}; or a paper's: "
+        + ", ".join(presets()),
     )
     ssl_replay: Optional[str] = option(
         None,
@@ -77,6 +79,11 @@ class VgiftFlags(MethodFlags):
     ssl_resume_anyway: bool = option(
         False, "go on where a resumed run has other flags, images or records than it was begun with; that is noted"
     )
+
+    @classmethod
+    def absolute(cls, name: str, value: str) -> str:
+        """Returns an absolute path; the name of a preset stays as it is."""
+        return value if name == "ssl_config" and value in presets() else super().absolute(name, value)
 
     @property
     def makes_samples(self) -> bool:
@@ -157,7 +164,7 @@ class VgiftFlags(MethodFlags):
     def _knobs(self, mistakes: list[str]) -> dict[str, dict]:
         if self.ssl_config is None:
             return {}
-        path = Path(self.ssl_config)
+        path = presets().get(self.ssl_config, Path(self.ssl_config))
         try:
             content = read_settings(path)
         except (OSError, ValueError) as err:
