@@ -6,6 +6,8 @@ import sys
 import pytest
 from conftest import ROOT, call
 
+from vgift_plugin import task_names
+
 pytestmark = pytest.mark.host
 TASKS = ("rotation", "color", "correspondence")
 
@@ -19,6 +21,8 @@ def test_the_bench_prints_every_row_and_writes_it_down(tmp_path):
         for task in TASKS:
             assert f"{size}: {task}, file to tensors / an ordinary sample" in names
             assert f"{size}: {task}, draw + render + ask / decode" in names
+        for task in task_names():
+            assert f"{size}: {task}, file to tensors / an ordinary sample" in names
         assert f"{size}: mean of the three, file to tensors" in names
     for part in (
         "949 names",

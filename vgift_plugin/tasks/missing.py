@@ -87,7 +87,7 @@ class Missing(Task):
         hole = int(self.hole * side)
         other = int(hole * (self.zoom if rng.random() < 0.5 else 1 / self.zoom))
         reach = max(hole, other)  # what the largest candidate shows
-        centre = [start + int(rng.integers(reach // 2 + 1, side - reach // 2 + 1)) for start in square]
+        centre = [start + int(rng.integers(reach // 2, side - (reach + 1) // 2 + 1)) for start in square]
         turn = int(rng.choice(list(TURNS)))
         kinds = [[0, hole], [turn, hole], [0, other], [turn, other]]
         order = rng.permutation(CANDIDATES).tolist()
