@@ -47,7 +47,7 @@ class TiledTask(Task):
     columns: int = knob(2, "columns of tiles, 1 to 6")
     size_px: int = knob(336, "longest side of the painted image, in pixels")
     gap_px: int = knob(6, "space between two tiles, in pixels")
-    hidden: float = knob(0.08, "share of a tile's side that is not shown, at each of its borders, 0 to 0.4")
+    hidden: float = knob(0.15, "share of a tile's side that is not shown, at each of its borders, 0 to 0.4")
     min_difference: float = knob(8.0, "least mean difference (0 to 255) of what must be told apart")
     min_contrast: float = knob(5.0, "photographs whose brightness varies less than this (grey levels) are passed over")
     min_side_px: int = knob(64, "photographs with a shorter side than this are passed over")
