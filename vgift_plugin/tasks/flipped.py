@@ -10,7 +10,7 @@ from PIL import Image
 
 from ..errors import UnsuitableImage
 from .registry import register
-from .task import Params
+from .task import Params, knob
 from .tiles import TiledTask, box_of, difference, numbers, paint_tiles, thumbnail
 
 FLIPS = {"left to right": Image.Transpose.FLIP_LEFT_RIGHT, "top to bottom": Image.Transpose.FLIP_TOP_BOTTOM}
@@ -34,6 +34,8 @@ class Flipped(TiledTask):
         "{numbers}, is its mirror image? Answer with one number.",
         "A single tile of this {n}-tile picture has been reflected. Name its number, nothing else.",
     )
+
+    min_difference: float = knob(6.0, "least mean difference (0 to 255) of a tile from its mirror image")
 
     @property
     def chance(self) -> float:
