@@ -278,3 +278,48 @@ def test_presets_are_settings_of_known_knobs_and_keep_their_name_under_run(name,
         "ssl_config": name,
         "ssl_image_folder": str(tmp_path / "x"),
     }
+
+
+def probed(tmp_path, change=lambda content: None, **accuracies):
+    """Writes what `vgift probe --json` writes; returns the flag."""
+    flags = VgiftFlags(ssl_tasks=",".join(accuracies))
+    content = {"settings": {f"--ssl_tasks, {spec.task.name}": repr(spec.task) for spec in flags.tasks()}, "tasks": {}}
+    for spec in flags.tasks():
+        accuracy = accuracies[spec.task.name]
+        sighted = {"accuracy": accuracy, "low": max(0.0, accuracy - 0.03), "high": min(1.0, accuracy + 0.03)}
+        content["tasks"][spec.task.name] = {"n": 500, "chance": spec.task.chance, "sighted": sighted}
+    change(content)
+    (tmp_path / "probe.json").write_text(json.dumps(content))
+    return str(tmp_path / "probe.json")
+
+
+def test_tasks_that_are_solved_or_hopeless_get_a_quarter_of_their_weight(tmp_path):
+    path = probed(tmp_path, rotation=0.95, color=0.5, jigsaw_pair=0.26, position=0.6)
+    flags = VgiftFlags(ssl_tasks="rotation,color:2,jigsaw_pair,position", ssl_weights_from=path)
+    assert {spec.task.name: float(spec.weight) for spec in flags.tasks()} == {
+        "rotation": 0.25,
+        "color": 2.0,
+        "jigsaw_pair": 0.25,
+        "position": 1.0,
+    }
+    assert [spec.reason.partition(",")[0] for spec in flags.tasks()] == [
+        "solved",
+        "learnable",
+        "at chance",
+        "learnable",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "change", "told"),
+    [
+        ("rotation,color", lambda content: None, "color was not probed, only rotation"),
+        ("rotation", lambda content: content["settings"].clear(), "rotation was probed with other knobs, None"),
+        ("rotation", lambda content: content.pop("tasks"), "is not what `vgift probe"),
+        ("rotation", lambda content: content["tasks"]["rotation"].pop("sighted"), "is damaged"),
+        ("rotation", lambda content: content["tasks"]["rotation"]["sighted"].update(accuracy=7), "is damaged"),
+    ],
+)
+def test_a_probe_that_does_not_match_is_refused(tmp_path, tasks, change, told):
+    path = probed(tmp_path, change, rotation=0.5)
+    assert told in mistakes(ssl_tasks=tasks, ssl_weights_from=path)

@@ -18,6 +18,7 @@ from ...errors import ConfigError
 from ...tasks.registry import get_task, presets, task_names
 from ...tasks.task import Task
 from ..base import MethodFlags
+from .weights import factors
 
 WEIGHT = re.compile(r"[\d./]{1,12}")  # Fraction("1e9999999") takes all memory
 
@@ -29,6 +30,7 @@ class VgiftFlags(MethodFlags):
     PATHS: ClassVar[tuple[str, ...]] = (
         "ssl_image_folder",
         "ssl_config",
+        "ssl_weights_from",
         "ssl_replay",
         "ssl_pairs",
         "ssl_eval_image_folder",
@@ -54,6 +56,11 @@ class VgiftFlags(MethodFlags):
         None,
         "YAML or JSON file with the tasks' knobs, such as {rotation: {square: false}}; or a paper's: "
         + ", ".join(presets()),
+    )
+    ssl_weights_from: Optional[str] = option(
+        None,
+        "JSON of `vgift probe` on the checkpoint to train: tasks that it solves (90 % right) or that are at chance get "
+        "a quarter of their weight",
     )
     ssl_replay: Optional[str] = option(
         None,
@@ -127,6 +134,8 @@ class VgiftFlags(MethodFlags):
             mistakes.append(f"--ssl_pairs {self.ssl_pairs}: there is no such file; `vgift pairs` writes one")
         if self.ssl_pairs is not None and self.ssl_tasks is None:
             mistakes.append("--ssl_pairs needs --ssl_tasks with a task that takes pairs")
+        if self.ssl_weights_from is not None and self.ssl_tasks is None:
+            mistakes.append("--ssl_weights_from needs --ssl_tasks")
         if self.ssl_max_pixels < 1:
             mistakes.append(f"--ssl_max_pixels {self.ssl_max_pixels}: must be 1 or more")
         if self.ssl_eval_samples < 0:
@@ -178,10 +187,17 @@ class VgiftFlags(MethodFlags):
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """A requested task with its knobs set, and its weight relative to the others (from 0 up)."""
+    """A requested task.
+
+    Attributes:
+        task: with its knobs set.
+        weight: relative to the others, from 0 up.
+        reason: why `--ssl_weights_from` changed the weight or did not.
+    """
 
     task: Task
     weight: Fraction
+    reason: str = ""
 
 
 @lru_cache(maxsize=8)  # the config file is read once
@@ -200,6 +216,14 @@ def _resolved(flags: VgiftFlags) -> tuple[tuple[TaskSpec, ...], list[str]]:
             _configured(get_task(name), knobs.get(name, {}), mistakes)
         except ConfigError as err:
             mistakes.append(f"--ssl_config {flags.ssl_config}: {err}")
+    if flags.ssl_weights_from is not None:
+        try:
+            found = factors(flags.ssl_weights_from, {spec.task.name: spec.task for spec in specs})
+            specs = [
+                TaskSpec(spec.task, spec.weight * found[spec.task.name][0], found[spec.task.name][1]) for spec in specs
+            ]
+        except ConfigError as err:
+            mistakes.append(str(err))
     if weights and not any(weights.values()):
         mistakes.append(f"--ssl_tasks {flags.ssl_tasks}: at least one weight must be above 0")
     return tuple(specs), mistakes

@@ -39,6 +39,9 @@ def plan(flags: VgiftFlags, run: Run) -> MixturePlan | None:
         logger.info("--ssl_ratio 0: no self-supervised sample is mixed in, the training set is the host's own")
         return None
     specs = tuple(replace(spec, task=fitted(spec.task, run)) for spec in flags.tasks())
+    for spec in specs:
+        if spec.reason:
+            logger.info("--ssl_weights_from: %s is %s; weight %s", spec.task.name, spec.reason, spec.weight)
     records, image_folder = run.host.records(run.base), run.host.image_folder(run.data_args)
     replay = find_replay(flags, records, image_folder)
     sizes = counts(specs, flags.ssl_ratio, run.host.conversations(run.base))
