@@ -230,6 +230,9 @@ def test_flags_of_preference_training(tmp_path):
         ({"ssl_tasks": "rotation:1e9999999"}, "the weight of rotation must be a number from 0 up, not '1e9999999'"),
         ({"ssl_tasks": "rotation:" + "9" * 99}, "the weight of rotation must be a number"),
         ({"ssl_tasks": "rotation", "ssl_max_pixels": 0}, "--ssl_max_pixels 0: must be 1 or more"),
+        ({"ssl_tasks": "rotation", "ssl_control": "repeated"}, "--ssl_control repeated: must be repeat or shuffled"),
+        ({"ssl_control": "repeat"}, "--ssl_control needs --ssl_tasks"),
+        ({"ssl_tasks": "rotation", "ssl_ratio": 0.0, "ssl_control": "repeat"}, "--ssl_control needs --ssl_tasks"),
     ],
 )
 def test_absurd_values_are_told_at_once(flags, told):

@@ -326,3 +326,35 @@ def test_a_tower_that_sees_more_than_is_painted_is_told(module_of, attached, dat
     arguments.image_processor.crop_size = {"height": 384, "width": 384}
     attached.make_supervised_data_module(tokenizer=tokenizer, data_args=arguments)
     assert caplog.text.count("336 px long at most, and this run looks at pictures with 384 px: set its size_px") == 3
+
+
+@pytest.mark.parametrize("control", ["repeat", "shuffled"])
+def test_a_control_has_the_size_and_the_lengths_of_the_mixture(module_of, records, control):
+    flags = {"ssl_tasks": TASKS, "ssl_ratio": 1.0}
+    mixed, other = (module_of(**flags, **more)["train_dataset"] for more in ({}, {"ssl_control": control}))
+    assert len(other) == len(mixed) and other.lengths == mixed.lengths
+    assert other.modality_lengths == mixed.modality_lengths
+    for k in range(len(records)):
+        assert digest_of(other[k]) == digest_of(mixed[k])
+    added = range(len(records), len(mixed))
+    if control == "repeat":
+        shown = [k for k, record in enumerate(records) if "image" in record]
+        picked = [other.plan(k) for k in added]
+        assert picked[: len(shown)] != shown and sorted(picked[: len(shown)]) == shown  # each once, then again
+        assert digest_of(other[added[0]]) == digest_of(mixed[picked[0]])
+        assert other.plan(-1) == picked[-1]
+        other.epoch = 3
+        assert [other.plan(k) for k in added] == picked
+    else:
+        for k in added:
+            assert (other[k]["input_ids"] == mixed[k]["input_ids"]).all()
+            assert (other[k]["labels"] == mixed[k]["labels"]).all()
+        first, counts = len(records), [count for _, count in mixed.parts]
+        for count in counts:  # a cycle within each task
+            for j in range(count):
+                assert (other[first + j]["image"] == mixed[first + (j + 1) % count]["image"]).all()
+            first += count
+
+
+def digest_of(item):
+    return [tensor.numpy().tobytes() for tensor in item.values() if hasattr(tensor, "numpy")]

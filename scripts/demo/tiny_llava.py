@@ -23,13 +23,15 @@ from transformers import (
     LlamaTokenizer,
 )
 
-from vgift_plugin import get_task, task_names
+from vgift_plugin import get_task
 from vgift_plugin.tasks.colors import xkcd
+
+TASKS = ("color", "correspondence", "rotation")  # of the demo
 
 
 def corpus() -> list[str]:
     """Returns text with every word of the demo: the tasks' wordings, the colour names and the base questions."""
-    lines = [wording for name in task_names() for wording in get_task(name).wordings]
+    lines = [wording for name in TASKS for wording in get_task(name).wordings]
     lines += xkcd()[0]
     lines += [
         "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "

@@ -75,17 +75,25 @@ def redraw_report(redraws: dict[str, dict[str, int]]) -> str:
     return "\n".join(["images passed over and drawn again, over all ranks and epochs:", *lines])
 
 
+CONTROL_ROWS = {
+    "repeat": lambda name, source: (f"base again, for {name}", "CONTROL: repeated base records with a picture"),
+    "shuffled": lambda name, source: (f"{name}, shuffled", f"CONTROL: another sample's picture; {source}"),
+}
+
+
 def mix_table(mix: dict[str, Any]) -> str:
     """Returns the mixture as a text table: task, samples per epoch, share of all samples, chance level, images."""
     rows = [("task", "samples", "share", "chance", "source")]
     rows.append(("base", f"{mix['base']['samples']:,}", f"{mix['base']['share']:.1%}", "", mix["base"]["source"]))
+    control = mix.get("control")
     published = mix["base"].get("published", {"samples": {}, "metadata": ""})
     for name, count in published["samples"].items():
         source = f"among them, painted by the metadata in {published['metadata']}"
         rows.append((f"  {name}", f"{count:,}", f"{count / mix['samples']:.1%}", "", source))
     for name, task in mix["tasks"].items():
         source = f"{task['source']['count']:,} {task['source']['where']}"
-        rows.append((name, f"{task['samples']:,}", f"{task['share']:.1%}", f"{task['chance']:.1%}", source))
+        title, source = (name, source) if control is None else CONTROL_ROWS[control](name, source)
+        rows.append((title, f"{task['samples']:,}", f"{task['share']:.1%}", f"{task['chance']:.1%}", source))
     rows.append(("all", f"{mix['samples']:,}", "", "", ""))
     for name, part in mix.get("held_out", {}).items():
         source = f"{part['source']['count']:,} {part['source']['where']}"

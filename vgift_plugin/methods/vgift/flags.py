@@ -62,6 +62,11 @@ class VgiftFlags(MethodFlags):
         "JSON of `vgift probe` on the checkpoint to train: tasks that it solves (90 % right) or that are at chance get "
         "a quarter of their weight",
     )
+    ssl_control: Optional[str] = option(
+        None,
+        "a control run of the same size: repeat trains on repeated base records instead of samples, shuffled gives "
+        "each sample another one's picture",
+    )
     ssl_replay: Optional[str] = option(
         None,
         "folder with the published metadata (*_metadata.json): published samples among the base records are painted "
@@ -136,6 +141,13 @@ class VgiftFlags(MethodFlags):
             mistakes.append("--ssl_pairs needs --ssl_tasks with a task that takes pairs")
         if self.ssl_weights_from is not None and self.ssl_tasks is None:
             mistakes.append("--ssl_weights_from needs --ssl_tasks")
+        if self.ssl_control is not None:
+            if self.ssl_control not in ("repeat", "shuffled"):
+                mistakes.append(f"--ssl_control {self.ssl_control}: must be repeat or shuffled")
+            if self.ssl_tasks is None or not self.ssl_ratio:
+                mistakes.append("--ssl_control needs --ssl_tasks and an --ssl_ratio above 0, whose control it is")
+            if self.ssl_replay is not None:
+                mistakes.append("--ssl_control goes without --ssl_replay, whose samples are base records")
         if self.ssl_max_pixels < 1:
             mistakes.append(f"--ssl_max_pixels {self.ssl_max_pixels}: must be 1 or more")
         if self.ssl_eval_samples < 0:

@@ -44,7 +44,13 @@ def streams(
     image_folder: str | None,
     replay: Replay | None,
 ) -> list[Stream]:
-    """Returns the training stream of each task, in the order of the flags; see `split_streams`."""
+    """Returns the training stream of each task, in the order of the flags; see `split_streams`.
+
+    Raises:
+        ConfigError: also for `--ssl_control`, which is for training runs.
+    """
+    if flags.ssl_control is not None:
+        raise ConfigError(f"--ssl_control {flags.ssl_control}: is for training runs; leave it out here")
     return [trained for trained, _ in split_streams(flags, specs, records, image_folder, replay)]
 
 

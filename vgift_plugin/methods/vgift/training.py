@@ -17,6 +17,7 @@ from ...hosts.token_facts import with_facts
 from ...tasks.task import Sample, Task
 from ..run import Run
 from .callbacks import MixCallback, mix_table
+from .control import REPEAT, SHUFFLED, RepeatingDataset, ShuffledStream, pictured
 from .flags import VgiftFlags, counts
 from .losses import TaskLosses
 from .metrics import Accuracy, HeldOut, evaluated, require_suitable
@@ -122,7 +123,7 @@ class MixturePlan:
             dataset = ReplayedDataset(dataset, run.host.records(run.base), self.replay, encode.record)
             for _, positions in self.replay.positions():
                 dataset[int(positions[0])]  # paints one of each as a check
-        mixed = MixedDataset(dataset, self.parts, encode.sample, lengths)
+        mixed = self._mixed(run, dataset, encode, lengths)
         passed = "; each task passed its self-test" if self.parts else ""
         logger.info("self-supervised samples are mixed in%s\n%s", passed, mix_table(mix))
         run.change(train_dataset=mixed)
@@ -135,6 +136,17 @@ class MixturePlan:
             require_suitable(sets.values())
             accuracy = Accuracy([stream.task for stream, _ in self.parts], run.tokenizer, template, losses)
             evaluated(run, sets, accuracy, self.flags.ssl_eval_steps)
+
+    def _mixed(self, run: Run, dataset: Any, encode: TaskEncoder, lengths: dict[str, list[int]]) -> MixedDataset:
+        """Returns the mixture, or its control."""
+        control = self.flags.ssl_control
+        if control == REPEAT:
+            positions = pictured(run.host.records(run.base), len(run.base))
+            return RepeatingDataset(positions, self.flags.ssl_seed, dataset, self.parts, encode.sample, lengths)
+        parts: list[Any] = list(self.parts)
+        if control == SHUFFLED:
+            parts = [(ShuffledStream(stream, count), count) for stream, count in parts]
+        return MixedDataset(dataset, parts, encode.sample, lengths)
 
     def _warn_of_small_pictures(self, run: Run) -> None:
         """Warns if the vision tower's input is larger than a task's pictures, so that the host would enlarge them."""
@@ -197,6 +209,8 @@ def describe(
             for stream, count in parts
         },
     }
+    if flags.ssl_control is not None:
+        mix["control"] = flags.ssl_control
     if held_out:
         mix["held_out"] = {
             stream.task.name: {"samples": flags.ssl_eval_samples, "source": _source(stream)} for stream in held_out
