@@ -358,3 +358,15 @@ def test_a_control_has_the_size_and_the_lengths_of_the_mixture(module_of, record
 
 def digest_of(item):
     return [tensor.numpy().tobytes() for tensor in item.values() if hasattr(tensor, "numpy")]
+
+
+def test_a_start_after_instruction_tuning_is_warned_of_once(module_of, tokenizer, tmp_path, monkeypatch, caplog):
+    from pathlib import Path
+
+    config = json.loads(Path(tokenizer.name_or_path, "config.json").read_text())
+    module_of(ssl_tasks="rotation", ssl_ratio=1.0)
+    assert "begins from a multimodal checkpoint" not in caplog.text
+    (tmp_path / "config.json").write_text(json.dumps({**config, "mm_vision_tower": "clip"}))
+    monkeypatch.setattr(tokenizer, "name_or_path", str(tmp_path))
+    module_of(ssl_tasks="rotation", ssl_ratio=1.0)
+    assert caplog.text.count("begins from a multimodal checkpoint") == 1 and "39.9" in caplog.text

@@ -83,6 +83,9 @@ class Host(Protocol):
     def tokenizer(self, arguments: Mapping[str, Any]) -> Any:
         """Returns the tokenizer among the arguments of `make_supervised_data_module`."""
 
+    def is_multimodal_already(self, tokenizer: Any) -> bool:
+        """Returns whether the run begins from a checkpoint trained with pictures; False where it is unknown."""
+
     def sees(self, data_args: Any) -> bool:
         """Tells whether the run's model looks at pictures."""
 

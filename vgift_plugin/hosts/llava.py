@@ -7,11 +7,13 @@ import copy
 import importlib
 import inspect
 import io
+import json
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -57,6 +59,14 @@ class LLaVA:
 
     def tokenizer(self, arguments: Mapping[str, Any]) -> Any:
         return arguments["tokenizer"]
+
+    def is_multimodal_already(self, tokenizer: Any) -> bool:
+        """LLaVA writes its tower's name into the configuration of what it trains; its pretraining does not keep one."""
+        try:
+            config = json.loads(Path(str(tokenizer.name_or_path), "config.json").read_bytes())
+        except (AttributeError, OSError, ValueError):
+            return False
+        return isinstance(config, dict) and bool({"mm_vision_tower", "vision_config"} & config.keys())
 
     def sees(self, data_args: Any) -> bool:
         return bool(getattr(data_args, "is_multimodal", False))
