@@ -120,8 +120,8 @@ class MixturePlan:
         if run.host.is_multimodal_already(run.tokenizer):
             logger.warning(
                 "this run begins from a multimodal checkpoint, %s. The V-GIFT paper (Table 6) has 58.7 on average for "
-                "samples during instruction tuning, 57.7 before it, and 39.9 after it (LoRA, 1 %% samples). Compare with "
-                "a run without samples, and with --ssl_control repeat",
+                "samples during instruction tuning, 57.7 before it, and 39.9 after it (LoRA, 1 %% samples). Compare "
+                "with a run without samples, and with --ssl_control repeat",
                 run.tokenizer.name_or_path,
             )
         mix = describe(self.flags, run, self.parts, self.replay, self.held_out)
