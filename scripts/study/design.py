@@ -1,0 +1,95 @@
+"""The design of a study, read from a YAML file; see README.md."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from vgift_plugin.data.strict import read_settings
+from vgift_plugin.errors import ConfigError
+from vgift_plugin.methods.settings import Settings, all_fields
+
+KEYS = {"about", "seeds", "arms", "prepare", "train", "evaluate", "compare"}
+NAME = re.compile(r"[\w+.-]{1,40}")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study.
+
+    Attributes:
+        about: what is measured, one paragraph.
+        seeds: of the runs; every arm is run with each.
+        arms: {name: {flag of the plugin: value}}; an arm without flags is a plain run.
+        prepare: a shell command that is run once, before the first run, or "".
+        train: a shell command that trains one run.
+        evaluate: shell commands, each of which writes {measure: number} as JSON.
+        compare: names of the arms that all others are compared with.
+    """
+
+    about: str
+    seeds: list[int]
+    arms: dict[str, dict[str, Any]]
+    prepare: str
+    train: str
+    evaluate: list[str]
+    compare: list[str]
+
+    @classmethod
+    def read(cls, path: str) -> Study:
+        """Returns the study of a file.
+
+        Raises:
+            ConfigError: lists all mistakes.
+        """
+        try:
+            content = read_settings(path)
+        except (OSError, ValueError) as err:
+            raise ConfigError(f"{path}: cannot be read: {err}") from err
+        if not isinstance(content, dict):
+            raise ConfigError(f"{path}: must map {', '.join(sorted(KEYS))} to values")
+        study = {"about": "", "prepare": "", "compare": [], **content}
+        mistakes = [f"there is no key {name!r}" for name in sorted(map(str, set(content) - KEYS))]
+        mistakes += [f"{name} is missing" for name in sorted(KEYS - set(study))]
+        if not mistakes:
+            mistakes = cls._mistakes(study)
+        if mistakes:
+            raise ConfigError("\n  - ".join([f"{path}:", *mistakes]))
+        return cls(**study)
+
+    @staticmethod
+    def _mistakes(study: dict[str, Any]) -> list[str]:
+        mistakes = []
+        seeds, arms = study["seeds"], study["arms"]
+        if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds) or len(set(seeds)) < 2:
+            mistakes.append("seeds must list two or more different whole numbers")
+        if not isinstance(arms, dict) or not all(isinstance(flags, dict) for flags in arms.values()):
+            return [*mistakes, "arms must map names to flags, such as {base: {}, more: {ssl_tasks: rotation}}"]
+        known = {one.name for one in all_fields()}
+        for name, flags in arms.items():
+            if not NAME.fullmatch(str(name)):
+                mistakes.append(f"the arm {name!r} must be named by letters, digits, +, - and .")
+            mistakes += [f"arm {name}: there is no flag --{flag}" for flag in flags if flag not in known]
+            if set(flags) <= known:
+                try:
+                    Settings(flags).check()
+                except ConfigError as err:
+                    mistakes.append(f"arm {name}: {err}")
+        mistakes += [f"compare: there is no arm {name!r}" for name in study["compare"] if name not in arms]
+        if not isinstance(study["evaluate"], list) or not study["evaluate"]:
+            mistakes.append("evaluate must list one command or more")
+        return mistakes
+
+    def quick(self) -> Study:
+        """Returns the study with two arms and two seeds, to try whether it runs."""
+        arms = dict([*self.arms.items()][:2])
+        return Study(
+            self.about,
+            self.seeds[:2],
+            arms,
+            self.prepare,
+            self.train,
+            self.evaluate,
+            [name for name in self.compare if name in arms],
+        )

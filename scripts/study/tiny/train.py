@@ -1,0 +1,10 @@
+"""LLaVA's own training with a seeded start: it makes its projector before its trainer sets --seed."""
+
+import os
+
+import torch
+from llava.train.train import train
+
+if __name__ == "__main__":
+    torch.manual_seed(int(os.environ["STUDY_SEED"]))
+    train()
