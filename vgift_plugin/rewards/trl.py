@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..data.records import read_records
@@ -95,6 +96,25 @@ def row(stream: Stream, epoch: int, j: int, form: str = "plain") -> dict[str, An
     return {"prompt": messages, "image": sample.image, "task": sample.task, "params": json.dumps(sample.params)}
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Turns row numbers into rows: `n` samples of each stream in an epoch, epoch after epoch, from `epoch` on."""
+
+    streams: tuple[Stream, ...]
+    n: int
+    epoch: int
+    form: str
+
+    def __call__(self, batch: Mapping[str, list[int]]) -> dict[str, list]:
+        """Returns the columns of the rows whose numbers are in `batch["i"]`."""
+        found = []
+        for i in batch["i"]:
+            later, place = divmod(i, self.n * len(self.streams))
+            which, j = divmod(place, self.n)
+            found.append(row(self.streams[which], self.epoch + later, j, self.form))
+        return {name: [one[name] for one in found] for name in found[0]} if found else {}
+
+
 def dataset(
     flags: Any,
     image_folder: str,
@@ -135,12 +155,6 @@ def dataset(
         raise ConfigError("published samples have words of their own and are no rows here; give --ssl_tasks")
     made = streams(given, given.tasks(), read_records(data_path), image_folder, None)
 
-    def rows(batch: Mapping[str, list[int]]) -> dict[str, list]:
-        found = []
-        for i in batch["i"]:
-            later, place = divmod(i, n * len(made))
-            which, j = divmod(place, n)
-            found.append(row(made[which], epoch + later, j, form))
-        return {name: [one[name] for one in found] for name in found[0]} if found else {}
-
-    return datasets.Dataset.from_dict({"i": list(range(n * len(made) * epochs))}).with_transform(rows)
+    return datasets.Dataset.from_dict({"i": list(range(n * len(made) * epochs))}).with_transform(
+        Rows(tuple(made), n, epoch, form)
+    )
