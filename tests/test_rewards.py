@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from vgift_plugin import generator, get_task, task_names
-from vgift_plugin.errors import ConfigError, UnsuitableImage
+from vgift_plugin import get_task, task_names
+from vgift_plugin.errors import ConfigError
 from vgift_plugin.rewards import FORMS, KINDS, expected_by_chance, find_answer, reward
+from vgift_plugin.rewards.chance import drawn_params
 from vgift_plugin.rewards.trl import reward_funcs, text
 from vgift_plugin.rewards.verl import compute_score
-from vgift_plugin.tasks.drawing import test_card as card
 from vgift_plugin.tasks.task import tidy
 
 TASKS = task_names()
@@ -29,12 +29,8 @@ WRAPPED = {"plain": "{}", "answer": "<answer>{}</answer>", "boxed": "\\boxed{{{}
 @pytest.fixture(scope="module", params=TASKS)
 def drawn(request):
     """(task, params of some of its samples, all their answers)"""
-    task, found = get_task(request.param)(), []
-    for seed in range(40):
-        try:
-            found.append(task.draw(generator(seed, request.param), [card()] * task.images))
-        except UnsuitableImage:
-            continue
+    task = get_task(request.param)()
+    found = list(drawn_params(task, 40))
     return task, found, sorted({task.response(params) for params in found})
 
 
@@ -196,13 +192,8 @@ def test_long_replies_are_scored_in_a_millisecond_for_every_task(drawn):
 
 
 def test_a_constant_answer_earns_nothing_on_average(drawn):
-    task, found, _ = drawn
-    found = list(found)
-    for seed in range(1_000, 1_400):
-        try:
-            found.append(task.draw(generator(seed, task.name), [card()] * task.images))
-        except UnsuitableImage:
-            continue
+    task, _, _ = drawn
+    found = list(drawn_params(task, 600))[200:]
     c = expected_by_chance(task)
     assert task.chance <= c < 1
     for answer in sorted({task.response(params) for params in found})[:6]:

@@ -4,6 +4,7 @@ Importing this package loads no trainer and no framework; see README.md.
 """
 
 from .answer import FORMS, find_answer
-from .score import KINDS, Reward, expected_by_chance, reward
+from .chance import expected_by_chance
+from .score import KINDS, Reward, reward
 
 __all__ = ["FORMS", "KINDS", "Reward", "expected_by_chance", "find_answer", "reward"]

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from ..data.seeding import generator
-from ..errors import UnsuitableImage
-from ..tasks.drawing import test_card
 from ..tasks.registry import get_task
 from ..tasks.task import Task
 from .answer import find_answer
-
-DRAWS = 256  # samples that the chance level of a task with partial credit is measured on
+from .chance import expected_by_chance
 
 
 class Reward(NamedTuple):
@@ -77,40 +70,3 @@ def reward(
 @lru_cache(maxsize=64)
 def _named(name: str) -> Task:
     return get_task(name)()
-
-
-@lru_cache(maxsize=64)
-def expected_by_chance(task: Task) -> float:
-    """Returns c: what the best constant answer scores on average.
-
-    Where an answer is right or wrong it is `task.chance`, since answers are uniform. Where it earns partial credit, c
-    is measured on samples drawn from the test card: the mean score of one sample's answer on another sample or, where
-    answers are not alike, what the answer that is best on one half of the samples scores on the other half, if that is
-    more by three standard errors. Colour matching of five points has a chance of 1/120 and a c of about 1/5. It takes
-    up to a second, once for each task in a process.
-
-    Args:
-        task: a task; its knobs count.
-    """
-    kind = type(task)
-    if kind.grade is Task.grade and kind.score is Task.score:
-        return task.chance
-    drawn = list(_drawn(task))
-    if len(drawn) < 2:
-        return task.chance
-    answers = [task.response(params) for params in drawn]
-    scores = np.array([[task.score(answer, params) for params in drawn] for answer in answers])
-    others = float((scores.sum() - np.trace(scores)) / (len(drawn) * (len(drawn) - 1)))
-    best = scores[scores[:, ::2].mean(1).argmax(), 1::2]
-    better = best.mean() - others > 3 * best.std() / math.sqrt(len(best))
-    return min(max(float(best.mean()) if better else others, task.chance), 0.999)
-
-
-def _drawn(task: Task):
-    """Yields the params of samples of a task, drawn from the test card."""
-    images = [test_card()] * task.images
-    for k in range(DRAWS):
-        try:
-            yield task.draw(generator(0, "chance", task.name, k), images)
-        except (UnsuitableImage, NotImplementedError):
-            continue
