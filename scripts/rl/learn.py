@@ -113,6 +113,7 @@ def learn(scenes: Path, output: Path, seed: int, part: str, n: int, steps: int, 
         if "reward" in row
     ]
     told["after"] = measured(trainer.model, processor, held_out, n, suppressed)
+    told["cpu_seconds"] = time.process_time()
     (output / f"seed-{seed}.json").write_text(json.dumps(told, indent=1))
     return told
 

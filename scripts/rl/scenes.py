@@ -2,7 +2,7 @@
 
     python scripts/rl/scenes.py FOLDER     # FOLDER/{train,tune,heldout}/*.png, of 80 × 80 pixels
 
-Settings were chosen on `tune`; `heldout` is measured once, at the end.
+Settings were chosen on `tune`; `heldout` is for what is reported.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def main(folder: Path) -> None:
             forms = (f"{before['form']:.3f}", f"{after['form']:.3f}")
             name = way.replace("_blind", ", blind")
             rows.append((str(one["seed"]), name, cell(before), cell(after), rise(before, after), *forms))
-    print("\n".join(aligned(rows, left=2)))
+    print(aligned(rows, left=2))
     for one in told:
         logged = " ".join(f"{row['score']:.2f}" for row in one["log"])
         print(
