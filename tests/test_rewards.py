@@ -4,9 +4,11 @@ import itertools
 import json
 import random
 import re
+import runpy
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -225,6 +227,8 @@ def test_wrong_arguments_are_named():
         reward("rotations", "90", RIGHT)
     with pytest.raises(ValueError, match="kinds must be of"):
         reward_funcs(("scores",))
+    with pytest.raises(ValueError, match="columns task and params"):
+        reward_funcs()[0](completions=["90"])
     with pytest.raises(ValueError, match="was it written by"):
         compute_score("vgift/rotation", "90", "90", {})
 
@@ -246,6 +250,18 @@ def test_the_reward_of_verl():
     assert right == {"score": 1, "exact": 1, "form": 1, "gain": 1}
     wrong = compute_score("vgift/color", "A-1, B-2", "A-2, B-1", extra, kind="centered", reward_router_address=None)
     assert wrong["score"] == pytest.approx(-1, abs=0.05) and wrong["gain"] == 0
+
+
+def test_the_plugin_of_ms_swift_registers_its_rewards(monkeypatch):
+    stand_in = types.SimpleNamespace(ORM=object, orms={})
+    monkeypatch.setitem(sys.modules, "swift", types.ModuleType("swift"))
+    monkeypatch.setitem(sys.modules, "swift.rewards", stand_in)
+    path = ROOT / "vgift_plugin" / "rewards" / "ms_swift" / "vgift_rewards.py"
+    assert [one.name for one in path.parent.glob("*.py") if one.name[0] != "_"] == [path.name]  # it goes onto sys.path
+    runpy.run_path(str(path))
+    assert set(stand_in.orms) == {f"vgift_{kind}" for kind in KINDS}
+    columns = {"task": ["rotation"] * 2, "params": [json.dumps(RIGHT)] * 2, "solution": ["90"] * 2}
+    assert stand_in.orms["vgift_score"]()(completions=["\\boxed{90}", "9"], **columns) == [1, 0]
 
 
 def test_importing_loads_no_trainer_and_no_framework():

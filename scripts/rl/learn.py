@@ -87,7 +87,6 @@ def learn(scenes: Path, output: Path, seed: int, part: str, n: int, steps: int, 
             per_device_train_batch_size=128,  # 16 prompts with 8 replies each
             num_generations=8,
             max_completion_length=6,
-            max_prompt_length=None,
             temperature=1.0,
             beta=0.02,
             learning_rate=rate,

@@ -60,6 +60,8 @@ def reward_funcs(
             params: Sequence[str | Mapping | None] = (),
             **columns: Any,
         ) -> list[float | None]:
+            if not len(completions) == len(task) == len(params):
+                raise ValueError("the data set needs the columns task and params, with remove_unused_columns=False")
             rows = zip(completions, task, params, strict=True)
             return [
                 None
