@@ -26,6 +26,8 @@ from vgift_plugin.rewards.trl import dataset, reward_funcs
 
 TASK = "rotation"
 KINDS = ("score", "exact", "form")  # the first is rewarded, all are logged
+# TRL 0.23 would read prompts back from their tokens to cut them; 1.x has no such setting.
+UNCUT = {"max_prompt_length": None} if "max_prompt_length" in GRPOConfig.__dataclass_fields__ else {}
 
 
 def flags(folder: Path, seed: int) -> VgiftFlags:
@@ -87,6 +89,7 @@ def learn(scenes: Path, output: Path, seed: int, part: str, n: int, steps: int, 
             per_device_train_batch_size=128,  # 16 prompts with 8 replies each
             num_generations=8,
             max_completion_length=6,
+            **UNCUT,
             temperature=1.0,
             beta=0.02,
             learning_rate=rate,
