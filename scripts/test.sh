@@ -50,5 +50,5 @@ SHOWN = ("torch", "transformers", "tokenizers", "accelerate", "peft", "deepspeed
 found = {found.name: found.version for found in distributions()}
 print("== tested with Python", ", ".join([platform.python_version(), *(f"{k} {found[k]}" for k in SHOWN if k in found)]))
 END
-if [ "$pins" = qwen ] && [ $# = 0 ]; then set -- tests/test_qwen_host.py tests/test_qwen.py; fi
+if [ "$pins" = qwen ] && [ $# = 0 ]; then set -- tests/test_qwen_host.py tests/test_qwen.py tests/test_rl.py; fi
 exec python -m pytest --numprocesses 2 --dist loadfile "$@"

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from vgift_plugin.errors import ConfigError
 from vgift_plugin.methods.vgift.export.job import ExportSamples
 from vgift_plugin.methods.vgift.flags import VgiftFlags
 from vgift_plugin.methods.vgift.streams import streams
+from vgift_plugin.rewards.trl import reward_funcs
+from vgift_plugin.rewards.verl import compute_score
 
 TASKS = "rotation,color,correspondence"
 FLAGS = {"ssl_tasks": TASKS, "ssl_seed": 7}
@@ -96,6 +99,63 @@ def test_shards_load_in_webdataset(photos, tmp_path, trained_on):
         assert content["texts"][1]["content"] == want.response and content["params"] == want.params
 
 
+def tables(folder):
+    """Returns the Parquet files of an export, and all their rows."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    paths = sorted(Path(folder).glob("*/*.parquet"))
+    return paths, [row for path in paths for row in parquet.read_table(path).to_pylist()]
+
+
+def test_tables_for_verl_are_scored_by_its_reward_function(photos, tmp_path, trained_on):
+    pytest.importorskip("pyarrow")
+    (tmp_path / "knobs.json").write_text(json.dumps({"color": {"points": 3}}))
+    flags = {**FLAGS, "ssl_config": str(tmp_path / "knobs.json")}
+    export(flags, str(photos), str(tmp_path / "out"), "verl", n=6, epoch=2, chunk_size=4, workers=1)
+    paths, rows = tables(tmp_path / "out")
+    assert [path.name for path in paths[:2]] == ["color-000000.parquet", "color-000001.parquet"]
+    assert {row["extra_info"]["id"] for row in rows} == set(trained_on) and len(rows) == 18
+    for row in rows:
+        sample, extra = trained_on[row["extra_info"]["id"]], row["extra_info"]
+        (turn,), (picture,) = row["prompt"], row["images"]
+        assert (
+            turn["role"] == "user" and turn["content"].startswith("<image>\n") and turn["content"].count("<image>") == 1
+        )
+        assert row["data_source"] == f"vgift/{sample.task}" and row["reward_model"]["style"] == "rule"
+        answer = row["reward_model"]["ground_truth"]
+        earned = compute_score(row["data_source"], f"\\boxed{{{answer}}}", answer, extra)
+        assert earned == {"score": 1, "exact": 1, "form": 1, "gain": 1}
+        assert compute_score(row["data_source"], "", answer, extra)["score"] == 0
+        assert json.loads(extra["knobs"]) == ({"points": 3} if sample.task == "color" else {})
+        if sample.task != "color":
+            assert answer == sample.response
+            assert (pixels(Image.open(io.BytesIO(picture["bytes"]))) == pixels(sample.image)).all()
+    assert [row["extra_info"]["index"] for row in rows[:6]] == list(range(6))
+
+
+def test_tables_for_trl_load_in_datasets_and_score(photos, tmp_path, trained_on):
+    datasets = pytest.importorskip("datasets")
+    write(photos, tmp_path / "out", "trl")
+    paths = list(map(str, tables(tmp_path / "out")[0]))
+    loaded = datasets.load_dataset("parquet", data_files=paths, split="train", cache_dir=str(tmp_path / "cache"))
+    assert set(loaded["id"]) == set(trained_on)
+    (score,) = reward_funcs()
+    for row in loaded:
+        sample = trained_on[row["id"]]
+        assert row["prompt"] == [{"role": "user", "content": sample.instruction}]
+        assert (pixels(row["image"]) == pixels(sample.image)).all()
+        assert score(completions=[row["solution"]], task=[row["task"]], params=[row["params"]]) == [1]
+
+
+@pytest.mark.parametrize("format", ["verl", "trl"])
+def test_a_missing_library_is_told_with_its_cure(photos, tmp_path, monkeypatch, format):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(
+        ConfigError, match=rf"--format {format} needs the pyarrow library: pip install 'vgift-plugin\[rl"
+    ):
+        write(photos, tmp_path / "out", format)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.host
 def test_torchrun_shares_the_work(photos, tmp_path):
     command = ["-m", "vgift_plugin.cli", "export", "--ssl_tasks", TASKS, "--ssl_seed", 7, "--image_folder", photos]
@@ -106,11 +166,14 @@ def test_torchrun_shares_the_work(photos, tmp_path):
     assert tree(tmp_path / "one") == tree(tmp_path / "ranks")
 
 
-@pytest.mark.parametrize("format", ["llava", "webdataset"])
+@pytest.mark.parametrize("format", ["llava", "webdataset", "verl", "trl"])
 def test_a_finished_export_is_mended_where_files_are_missing_or_damaged(photos, tmp_path, caplog, format):
+    pytest.importorskip({"verl": "pyarrow", "trl": "pyarrow"}.get(format, "PIL"))
     write(photos, tmp_path / "out", format)
     whole = tree(tmp_path / "out")
-    first, second, *_ = sorted(path for path in (tmp_path / "out").rglob("*") if path.suffix in (".png", ".tar"))
+    first, second, *_ = sorted(
+        path for path in (tmp_path / "out").rglob("*") if path.suffix in (".png", ".tar", ".parquet")
+    )
     first.unlink()
     second.write_bytes(second.read_bytes()[:-1] + b"?")
     (tmp_path / "out" / ("vgift.json" if format == "llava" else "export.json")).unlink()

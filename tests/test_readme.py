@@ -16,7 +16,7 @@ from test_registry import install
 TRAIN = ROOT / "scripts" / "demo" / "train_cpu.py"
 PAIR = {"id": "0", "image1": "astronaut.jpg", "image2": "chelsea.jpg", "wh1": [512, 512], "wh2": [451, 300]}
 PAIR |= {"query": [60, 70], "match": [200, 150], "distractors": [[300, 30], [40, 250], [350, 260]]}
-BY_THE_SCRIPTS = {"pip install .", "bash scripts/demo.sh", "bash scripts/stic.sh"}
+BY_THE_SCRIPTS = {"pip install .", "bash scripts/demo.sh", "bash scripts/stic.sh", "bash scripts/rl.sh"}
 BY_THE_SCRIPTS |= {"bash scripts/test.sh", "bash scripts/test.sh --matrix"}
 BY_THE_SCRIPTS |= {"bash scripts/study.sh scripts/study/tiny.yaml --quick"}  # see test_study.py
 BY_TEST_PATCH = {"bash scripts/v1_5/finetune.sh"}
@@ -104,6 +104,17 @@ def test_the_example_task_works_as_written(tmp_path, photos):
     flags = ["--ssl_tasks", "mirror", "--image_folder", photos, "-n", "2", "-o", out]
     done = call([sys.executable, "-m", "vgift_plugin.cli", "preview", *flags], PYTHONPATH=site)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_examples_of_rewards_run_as_written(tmp_path, photos):
+    pytest.importorskip("datasets")
+    (tmp_path / "playground").mkdir()
+    (tmp_path / "playground" / "data").symlink_to(photos)
+    first, second = blocks("py")
+    told = "print(len(rows), functions[0](completions=['0'], task=['rotation'], params=['{\"angle_deg\": 0}']))"
+    (tmp_path / "example.py").write_text("\n".join((first, second, told)))
+    done = call(["bash", "-c", f"cd {tmp_path} && {sys.executable} example.py"])
+    assert done.stdout == "8 [1.0]\n", done.stderr
 
 
 def test_the_example_knobs_are_knobs(tmp_path):

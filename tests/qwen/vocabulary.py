@@ -28,10 +28,10 @@ WORDS = (  # tokens of their own that are text, which `skip_special_tokens` keep
 )
 
 
-def ranks():
-    """Returns {bytes: rank}."""
+def ranks(size=None):
+    """Returns {bytes: rank}, of the first `size` tokens."""
     package = importlib.util.find_spec("dashscope")  # found, not imported: its dependencies are not installed
-    lines = Path(package.origin).with_name("resources").joinpath("qwen.tiktoken").read_bytes().splitlines()
+    lines = Path(package.origin).with_name("resources").joinpath("qwen.tiktoken").read_bytes().splitlines()[:size]
     return {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, lines)}
 
 
@@ -45,9 +45,9 @@ def parts(token, known):
     return pieces
 
 
-def write(folder):
-    """Writes vocab.json and merges.txt; returns both paths."""
-    known, letter = ranks(), bytes_to_unicode()
+def write(folder, size=None):
+    """Writes vocab.json and merges.txt, of the first `size` tokens; returns both paths."""
+    known, letter = ranks(size), bytes_to_unicode()
     name = {token: "".join(map(letter.__getitem__, token)) for token in known}
     vocabulary, merges = Path(folder, "vocab.json"), Path(folder, "merges.txt")
     vocabulary.write_text(json.dumps({name[token]: rank for token, rank in known.items()}, ensure_ascii=False))

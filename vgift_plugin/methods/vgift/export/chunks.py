@@ -1,4 +1,4 @@
-"""Chunks of an export, written as pictures, shards, records or messages."""
+"""Chunks of an export, written as pictures, shards, tables, records or messages."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from PIL import Image
 
 from ....data.files import write_files
 from ....data.rows import inside
+from ....tasks.task import Task
 from ..replay import Replay
 from ..stream import Stream
+from .tables import ROLES, ROWS, table
 
-ROLES = {"human": "user", "gpt": "assistant"}
 Picture = tuple[str, bytes]  # (path relative to the output, encoded)
 
 
@@ -92,18 +93,23 @@ class Export:
 
         def pictures() -> Iterator[Picture]:
             for record, task, params, encoded in self._samples(chunk, redraws):
-                entries.append(record if self.format == "llava" else _messages(record, task, params))
+                entries.append(record if self.format == "llava" else _messages(record, task.name, params))
                 yield from encoded
 
         def shard() -> Iterator[Picture]:
             samples = enumerate(self._samples(chunk, redraws), chunk.start)
             yield f"{chunk.part}/{chunk.name}.tar", _shard(_tarred(f"{chunk.part}-{k:08d}", *one) for k, one in samples)
 
-        files = shard() if self.format == "webdataset" else pictures()
+        def rows() -> Iterator[Picture]:
+            samples = enumerate(self._samples(chunk, redraws), chunk.start)
+            made = (ROWS[self.format](*one, k) for k, one in samples)
+            yield f"{chunk.part}/{chunk.name}.parquet", table(made, self.format)
+
+        files = shard() if self.format == "webdataset" else rows() if self.format in ROWS else pictures()
         written = write_files(Path(self.output), files, scratch)
         return {"entries": entries, "redraws": redraws, "files": written}
 
-    def _samples(self, chunk: Chunk, redraws: Counter) -> Iterator[tuple[dict, str, dict, list[Picture]]]:
+    def _samples(self, chunk: Chunk, redraws: Counter) -> Iterator[tuple[dict, Task, dict, list[Picture]]]:
         """Yields (LLaVA record, task, params, pictures) of a chunk's samples."""
         if chunk.part == "published":
             assert self.published is not None
@@ -113,7 +119,7 @@ class Export:
                 images = replay.pictures(position, record)
                 names = record["image"] if isinstance(record["image"], list) else [record["image"]]
                 pictures = [(inside(name), _encoded(image, 95)) for name, image in zip(names, images, strict=True)]
-                yield record, source.task.name, params, pictures
+                yield record, source.task, params, pictures
             return
         stream = next(stream for stream, _ in self.parts if stream.task.name == chunk.part)
         suffix = "png" if self.jpeg_quality is None else "jpg"
@@ -123,18 +129,18 @@ class Export:
             path = f"images/{sample.task}/{id}.{suffix}"
             yield (
                 sample.record(id, path),
-                sample.task,
+                stream.task,
                 sample.params,
                 [(path, _encoded(sample.image, self.jpeg_quality))],
             )
 
 
-def _tarred(key: str, record: dict, task: str, params: dict, pictures: list[Picture]) -> dict[str, Any]:
+def _tarred(key: str, record: dict, task: Task, params: dict, pictures: list[Picture]) -> dict[str, Any]:
     """Returns a sample in webdataset's form: a key, encoded pictures, and JSON with turns and params."""
     suffixes = [Path(path).suffix[1:] for path, _ in pictures]
     names = suffixes if len(pictures) == 1 else [f"{k}.{suffix}" for k, suffix in enumerate(suffixes)]
     turns = [{"role": ROLES[turn["from"]], "content": turn["value"]} for turn in record["conversations"]]
-    content = {"id": record["id"], "task": task, "texts": turns, "media": "image", "name": names, "params": params}
+    content = {"id": record["id"], "task": task.name, "texts": turns, "media": "image", "name": names, "params": params}
     encoded = {name: picture for name, (_, picture) in zip(names, pictures, strict=True)}
     return {"__key__": key, **encoded, "json": json.dumps(content).encode()}
 

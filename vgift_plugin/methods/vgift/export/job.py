@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from collections import Counter
@@ -23,9 +24,10 @@ from ..flags import VgiftFlags, counts
 from ..streams import find_replay, streams
 from .chunks import Export
 
-FORMATS = ("llava", "webdataset", "messages")
+FORMATS = ("llava", "webdataset", "messages", "verl", "trl")
 INDEX = {"llava": "vgift.json", "messages": "vgift.jsonl"}
 RESULT = "export.json"
+NEEDS = {"webdataset": ("webdataset", "webdataset"), "verl": ("pyarrow", "rl"), "trl": ("pyarrow", "rl")}
 PARTS = ".parts"
 
 
@@ -47,14 +49,14 @@ class ExportSamples(VgiftFlags):
     data_path: Optional[str] = option(None, "LLaVA records: the ratio counts them, images are theirs", metavar="JSON")
     output: str = option(help="a new folder", short="-o", metavar="DIR")
     format: str = option(
-        help="llava (pictures and vgift.json), webdataset (tar shards, a folder for each task) or messages (pictures "
-        "and vgift.jsonl)",
+        help="llava (pictures and vgift.json), webdataset (tar shards, a folder for each task), messages (pictures "
+        "and vgift.jsonl), verl or trl (Parquet files in the columns of that trainer, a folder for each task)",
         metavar="F",
     )
     n: Optional[int] = option(None, "samples of each task, instead of --ssl_ratio", short="-n", metavar="N")
     epoch: int = option(0, "whose samples: epoch E of training", metavar="E")
     jpeg_quality: Optional[int] = option(None, "JPEG of this quality; PNG, lossless, by default", metavar="Q")
-    chunk_size: int = option(500, "samples in a chunk, which is a shard", metavar="N")
+    chunk_size: int = option(500, "samples in a chunk, which is a shard or a Parquet file", metavar="N")
     workers: Optional[int] = option(None, "processes; all cores by default", metavar="N")
 
     def run(self) -> str:
@@ -114,12 +116,13 @@ class ExportSamples(VgiftFlags):
         mistakes = []
         if self.format not in FORMATS:
             mistakes.append(f"--format {self.format}: must be one of {', '.join(FORMATS)}")
-        if self.format == "webdataset":
+        library, extra = NEEDS.get(self.format, (None, None))
+        if library is not None:
             try:
-                import webdataset  # noqa: F401
+                importlib.import_module(library)
             except ImportError:
                 mistakes.append(
-                    "--format webdataset needs the webdataset library: pip install 'vgift-plugin[webdataset]'"
+                    f"--format {self.format} needs the {library} library: pip install 'vgift-plugin[{extra}]'"
                 )
         if self.jpeg_quality is not None and not 1 <= self.jpeg_quality <= 100:
             mistakes.append(f"--jpeg_quality {self.jpeg_quality}: must be 1 to 100")

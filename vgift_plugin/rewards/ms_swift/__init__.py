@@ -1,0 +1,1 @@
+"""The plugin file of ms-swift, in a folder of its own."""
