@@ -48,7 +48,7 @@ def test_records_choose_the_images(photos, data_path, tmp_path):
     ("args", "message"),
     [
         (["--ssl_tasks", "rotatoin", "-o", "x.html"], "did you mean 'rotation'?"),
-        (["-o", "x.html"], "--ssl_tasks is missing; known tasks: color, correspondence, rotation"),
+        (["-o", "x.html"], "--ssl_tasks is missing; known tasks: color, correspondence, flipped"),
         (["--ssl_tasks", "rotation", "-o", "x.pdf"], "must end in .html"),
         (["--ssl_tasks", "rotation", "-o", "absent/x.html"], "there is no folder"),
         (["--ssl_tasks", "rotation", "-o", "x.html", "-n", "0"], "at least one sample"),

@@ -14,7 +14,7 @@ from conftest import ROOT, arguments, call
 
 sys.path.insert(0, str(ROOT / "scripts" / "study"))
 from design import Study
-from results import Cell, Result, rows, text
+from differences import Cell, Result, rows, text
 
 from vgift_plugin.errors import ConfigError
 

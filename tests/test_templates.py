@@ -138,7 +138,7 @@ def test_the_command_needs_no_torch_and_tells_mistakes(tmp_path):
         (["--data_path", data, "-o", tmp_path / "no" / "x.json"], "there is no folder"),
         (["--data_path", data, "-o", tmp_path], "cannot be written"),
         (["--data_path", data, "-o", out, "--min_share", "5"], "must be above 0 and at most 1"),
-        (["--data_path", data, "-o", out, "--min_share", "nan"], "must be above 0 and at most 1"),
+        (["--data_path", data, "-o", out, "--min_share", "nan"], "is no finite number"),
         (["--data_path", data, "-o", out, "--min_count", "0"], "must be at least 1"),
     ):
         done = call([*VGIFT, "templates", *args])

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from design import Study
-from results import Result, Row, rows, text
+from differences import Result, Row, rows, text
 
 from vgift_plugin.data.files import write_whole
 from vgift_plugin.errors import ConfigError
