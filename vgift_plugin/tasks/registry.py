@@ -3,7 +3,7 @@
 Another package can add a task:
 
     [project.entry-points."vgift_plugin.tasks"]
-    jigsaw = "my_package.jigsaw:Jigsaw"
+    mirror = "my_package.mirror:Mirror"
 """
 
 from __future__ import annotations
