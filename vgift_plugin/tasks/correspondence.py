@@ -16,9 +16,10 @@ from PIL import Image
 
 from ..errors import UnsuitableImage
 from .drawing import relit, side_by_side
-from .photo_pairs import GAP_PX, MARKER, NumberedCandidates, PhotoPairs
+from .photo_pairs import MARKER, PhotoPairs
 from .registry import register
 from .task import PairTask, Params, knob
+from .two_pictures import GAP_PX, NumberedCandidates
 
 TRIES = 8  # pairs of views tried before the photograph is rejected
 POINTS = 96  # points tried in each pair of views

@@ -10,8 +10,8 @@ from PIL import Image
 
 from ..errors import UnsuitableImage
 from .registry import register
-from .task import Params, knob
-from .tiles import TiledTask, box_of, difference, numbers, paint_tiles, thumbnail
+from .task import Params, knob, listed
+from .tiles import TiledTask, box_of, difference, paint_tiles, thumbnail
 
 FLIPS = {"left to right": Image.Transpose.FLIP_LEFT_RIGHT, "top to bottom": Image.Transpose.FLIP_TOP_BOTTOM}
 
@@ -57,7 +57,7 @@ class Flipped(TiledTask):
     def words(self, params: Params) -> dict[str, str]:
         """Returns also the numbers of the tiles."""
         rows, columns = params["grid"]
-        return {**super().words(params), "numbers": numbers(range(1, rows * columns + 1))}
+        return {**super().words(params), "numbers": listed(range(1, rows * columns + 1), "and")}
 
     def render(self, images: list[Image.Image], params: Params) -> Image.Image:
         """Returns the numbered grid with the mirrored tile."""

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from typing import ClassVar
 
 import numpy as np
 from PIL import Image
 
 from ..errors import UnsuitableImage
-from .drawing import label_box, looks_flat, side_by_side
+from .drawing import looks_flat, side_by_side
 from .registry import register
-from .task import Params, Task, knob
-from .tiles import FONT_PX, difference, numbers
+from .task import Params, knob
+from .tiles import difference, paint_grid
+from .two_pictures import GAP_PX, NumberedCandidates
 
-GAP_PX, CELL_GAP_PX = 16, 8
-CANDIDATES = 4
+CELL_GAP_PX = 8
 TRIES = 8  # places tried before the photograph is passed over
 TURNS = {90: Image.Transpose.ROTATE_270, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_90}  # clockwise
 COMPARED_PX = 16
@@ -23,7 +24,7 @@ COMPARED_PX = 16
 
 @register
 @dataclass(frozen=True)
-class Missing(Task):
+class Missing(NumberedCandidates):
     """A square photograph with a black hole on the left, and on the right four numbered candidates for the hole.
 
     The candidates are the missing part and three others made of it: turned, at another scale, and both. Scale and turn
@@ -32,6 +33,8 @@ class Missing(Task):
     """
 
     name: ClassVar[str] = "missing"
+    candidates = 4  # no knob
+    first: ClassVar[int] = 1
     wordings: ClassVar[tuple[str, ...]] = (
         "A square part of the left photograph is blacked out. Which of the pictures {numbers} on the right fills "
         "the hole as it was? Reply with the number only.",
@@ -57,16 +60,6 @@ class Missing(Task):
         if self.size_px < 64:
             raise ValueError(f"size_px must be at least 64, not {self.size_px}")
 
-    @property
-    def picture_px(self) -> int:
-        """Width of two pictures and the gap."""
-        return 2 * self.size_px + GAP_PX
-
-    @property
-    def chance(self) -> float:
-        """1/4."""
-        return 1 / CANDIDATES
-
     def draw(self, rng: np.random.Generator, images: list[Image.Image]) -> Params:
         """Returns the square, the hole in it, and the candidates: [turn in degrees, side in the photograph] of each."""
         (photo,) = images
@@ -75,8 +68,10 @@ class Missing(Task):
         for _ in range(TRIES):
             params = self._choose(rng, photo)
             if not looks_flat(photo.crop(_box(params["centre"], params["hole"])), self.min_contrast):
-                seen = [np.asarray(_candidate(photo, params, k, COMPARED_PX), np.float32) for k in range(CANDIDATES)]
-                pairs = ((seen[k], seen[j]) for k in range(CANDIDATES) for j in range(k))
+                seen = [
+                    np.asarray(_candidate(photo, params, k, COMPARED_PX), np.float32) for k in range(self.candidates)
+                ]
+                pairs = ((seen[k], seen[j]) for k in range(self.candidates) for j in range(k))
                 if all(difference(*pair) >= self.min_difference for pair in pairs):
                     return params
         raise UnsuitableImage("candidates look alike")
@@ -90,7 +85,7 @@ class Missing(Task):
         centre = [start + int(rng.integers(reach // 2, side - (reach + 1) // 2 + 1)) for start in square]
         turn = int(rng.choice(list(TURNS)))
         kinds = [[0, hole], [turn, hole], [0, other], [turn, other]]
-        order = rng.permutation(CANDIDATES).tolist()
+        order = rng.permutation(self.candidates).tolist()
         return {
             "square": [*square, side],
             "centre": centre,
@@ -100,10 +95,6 @@ class Missing(Task):
             "size_px": self.size_px,
             "wording": self.draw_wording(rng),
         }
-
-    def words(self, params: Params) -> dict[str, str]:
-        """Returns the numbers of the candidates."""
-        return {"numbers": numbers(range(1, CANDIDATES + 1))}
 
     def render(self, images: list[Image.Image], params: Params) -> Image.Image:
         """Returns the photograph with its hole, and the candidates in two rows."""
@@ -116,17 +107,12 @@ class Missing(Task):
         edge = round(hole * scale)
         whole.paste((0, 0, 0), (round(corner[0]), round(corner[1]), round(corner[0]) + edge, round(corner[1]) + edge))
         cell = (size - CELL_GAP_PX) // 2
-        panel = Image.new("RGB", (size, size), "white")
-        for k in range(CANDIDATES):
-            row, column = divmod(k, 2)
-            at = column * (cell + CELL_GAP_PX), row * (cell + CELL_GAP_PX)
-            panel.paste(_candidate(photo, params, k, cell // 2).resize((cell, cell), Image.Resampling.BILINEAR), at)
-            panel.paste(label_box(str(k + 1), FONT_PX), at)
+        cells = [
+            _candidate(photo, params, k, cell // 2).resize((cell, cell), Image.Resampling.BILINEAR)
+            for k in range(self.candidates)
+        ]
+        panel = paint_grid(cells, 2, CELL_GAP_PX, (size, size), True)
         return side_by_side(whole, panel, GAP_PX)
-
-    def response(self, params: Params) -> str:
-        """Returns the number of the missing part, 1 to 4."""
-        return str(params["answer"] + 1)
 
 
 def _box(centre: list[int], side: int) -> tuple[int, int, int, int]:

@@ -14,41 +14,12 @@ from PIL import Image
 
 from ..errors import UnsuitableImage
 from .drawing import Marker, PublishedMarker, side_by_side
-from .task import PairTask, Params, Task, knob
+from .task import PairTask, Params, knob
+from .two_pictures import GAP_PX, NumberedCandidates
 
 PUBLISHED_MARKER = PublishedMarker(radius_px=12, rim="red", rim_px=3, font_px=50, offset=(8, -5), padding_px=5)
 PUBLISHED_HEIGHT_PX = 512
 MARKER = Marker(radius_px=4, font_px=14)
-GAP_PX = 16
-
-
-class NumberedCandidates(Task):
-    """A task that asks which of the numbered points in the right picture matches the query point in the left one.
-
-    A subclass has the knobs `candidates` and `size_px`.
-    """
-
-    candidates: int
-    size_px: int
-
-    @property
-    def picture_px(self) -> int:
-        """Width of two pictures and the gap."""
-        return 2 * self.size_px + GAP_PX
-
-    def words(self, params: Params) -> dict[str, str]:
-        """Returns the numbers of the candidates: `0, 1 and 2`."""
-        *most, last = map(str, range(len(params["candidates"])))
-        return {"numbers": f"{', '.join(most)} and {last}"}
-
-    def response(self, params: Params) -> str:
-        """Returns the number of the match: `0`, `1` or `2`."""
-        return str(params["answer"])
-
-    @property
-    def chance(self) -> float:
-        """1/candidates: 1/3 for three."""
-        return 1 / self.candidates
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,16 @@ from PIL import Image
 from ..errors import UnsuitableImage
 from .drawing import looks_flat, relit, side_by_side
 from .registry import register
-from .task import Params, Task, knob
+from .task import Params, knob
+from .two_pictures import GAP_PX, TwoPictures
 
-GAP_PX = 16
 TRIES = 8  # places tried before the photograph is passed over
 QUARTERS = ("top left", "top right", "bottom left", "bottom right")
 
 
 @register
 @dataclass(frozen=True)
-class Position(Task):
+class Position(TwoPictures):
     """A photograph on the left and an enlarged, relit part of it on the right.
 
     The part lies in one quarter of the photograph, each equally likely; none straddles the middle.
@@ -53,11 +53,6 @@ class Position(Task):
             raise ValueError(f"max_light must be 0 to 0.9, not {self.max_light:g}")
         if self.size_px < 32:
             raise ValueError(f"size_px must be at least 32, not {self.size_px}")
-
-    @property
-    def picture_px(self) -> int:
-        """Width of two pictures and the gap."""
-        return 2 * self.size_px + GAP_PX
 
     @property
     def chance(self) -> float:

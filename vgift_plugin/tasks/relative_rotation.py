@@ -11,13 +11,12 @@ from .drawing import side_by_side
 from .registry import register
 from .rotation import Rotation
 from .task import Params, knob
-
-GAP_PX = 16
+from .two_pictures import GAP_PX, TwoPictures
 
 
 @register
 @dataclass(frozen=True)
-class RelativeRotation(Rotation):
+class RelativeRotation(TwoPictures, Rotation):
     """The picture of `rotation`, with the same part of the photograph upright on its left."""
 
     name: ClassVar[str] = "relative_rotation"
@@ -32,11 +31,6 @@ class RelativeRotation(Rotation):
     )
 
     size_px: int = knob(160, "longest side of each of the two pictures, in pixels; two and the gap make 336")
-
-    @property
-    def picture_px(self) -> int:
-        """Width of two pictures and the gap."""
-        return 2 * self.size_px + GAP_PX
 
     def render(self, images: list[Image.Image], params: Params) -> Image.Image:
         """Returns the upright and the turned picture, side by side."""

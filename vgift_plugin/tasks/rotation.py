@@ -12,7 +12,7 @@ from PIL import Image
 from ..errors import UnsuitableImage
 from .drawing import fitted, looks_flat
 from .registry import register
-from .task import Params, Task, knob
+from .task import Params, Task, knob, listed
 
 BLOCK_PX = 8  # side of a JPEG block
 # Clockwise, in degrees; Pillow names its lossless transposes counter-clockwise.
@@ -125,10 +125,9 @@ class Rotation(Task):
     def words(self, params: Params) -> dict[str, str]:
         """Returns the possible angles, with `or` and with `and`, and the step."""
         step = params.get("step_deg", 90)
-        *most, last = map(str, range(0, 360, step))
-        listed = ", ".join(most)
+        angles = range(0, 360, step)
         name = "a quarter turn" if step == 90 else f"{step} degrees"
-        return {"or_": f"{listed} or {last}", "and_": f"{listed} and {last}", "step": name}
+        return {"or_": listed(angles, "or"), "and_": listed(angles, "and"), "step": name}
 
     def response(self, params: Params) -> str:
         """Returns the angle in degrees, such as `90`."""

@@ -9,18 +9,19 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UnsuitableImage
-from .drawing import label_box, looks_flat, side_by_side
+from .drawing import looks_flat, side_by_side
 from .registry import register
-from .task import Params, Task, knob
-from .tiles import FONT_PX, difference, numbers, thumbnail
+from .task import Params, knob
+from .tiles import difference, paint_grid, thumbnail
+from .two_pictures import GAP_PX, NumberedCandidates
 
-GAP_PX, CELL_GAP_PX = 16, 8
+CELL_GAP_PX = 8
 POOL = 8  # photographs a sample
 
 
 @register
 @dataclass(frozen=True)
-class SameScene(Task):
+class SameScene(NumberedCandidates):
     """A photograph on the left, and on the right numbered views: crops, some mirrored, one of them of it.
 
     The others are of the most similar of seven more photographs (by thumbnails). Every view gets the mean colour and
@@ -29,6 +30,7 @@ class SameScene(Task):
 
     name: ClassVar[str] = "same_scene"
     images: ClassVar[int] = POOL
+    first: ClassVar[int] = 1
     wordings: ClassVar[tuple[str, ...]] = (
         "One of the small pictures {numbers} on the right shows a part of the scene on the left, perhaps mirrored. "
         "Which one? Reply with the number only.",
@@ -59,19 +61,9 @@ class SameScene(Task):
             raise ValueError(f"size_px must be at least 64, not {self.size_px}")
 
     @property
-    def picture_px(self) -> int:
-        """Width of two pictures and the gap."""
-        return 2 * self.size_px + GAP_PX
-
-    @property
     def longest_px(self) -> int:
         """Twice `size_px`: eight photographs are decoded for a sample."""
         return 2 * self.size_px
-
-    @property
-    def chance(self) -> float:
-        """1/candidates: 1/4 for four."""
-        return 1 / self.candidates
 
     def draw(self, rng: np.random.Generator, images: list[Image.Image]) -> Params:
         """Returns the views, each as [number of its photograph, left, top, side, mirrored], and the answer."""
@@ -105,7 +97,7 @@ class SameScene(Task):
 
     def words(self, params: Params) -> dict[str, str]:
         """Returns the numbers of the views."""
-        return {"numbers": numbers(range(1, len(params["views"]) + 1))}
+        return self.numbers(len(params["views"]))
 
     def render(self, images: list[Image.Image], params: Params) -> Image.Image:
         """Returns the left photograph's central square, and the views in two columns."""
@@ -113,21 +105,14 @@ class SameScene(Task):
         whole = images[0].resize((size, size), Image.Resampling.BILINEAR, _square(images[0]))
         rows = -(-len(views) // 2)
         cell = (size - CELL_GAP_PX * (rows - 1 if rows > 2 else 1)) // max(2, rows)
-        panel = Image.new("RGB", (2 * cell + CELL_GAP_PX, size), "white")
-        for k, (number, left, top, side, mirrored) in enumerate(views):
-            row, column = divmod(k, 2)
+        cells = []
+        for number, left, top, side, mirrored in views:
             box = (left, top, left + side, top + side)
             view = images[number].resize((cell, cell), Image.Resampling.BILINEAR, box)
             view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else view
-            view = _with_colors(view, whole) if params["match_colors"] else view
-            at = column * (cell + CELL_GAP_PX), row * (cell + CELL_GAP_PX)
-            panel.paste(view, at)
-            panel.paste(label_box(str(k + 1), FONT_PX), at)
+            cells.append(_with_colors(view, whole) if params["match_colors"] else view)
+        panel = paint_grid(cells, 2, CELL_GAP_PX, (2 * cell + CELL_GAP_PX, size), True)
         return side_by_side(whole, panel, GAP_PX)
-
-    def response(self, params: Params) -> str:
-        """Returns the number of the view, from 1."""
-        return str(params["answer"] + 1)
 
 
 def _square(photo: Image.Image) -> tuple[int, int, int, int]:

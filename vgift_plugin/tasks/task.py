@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Optional
 
@@ -195,6 +195,12 @@ class PairTask(Task):
             UnsuitableImage: no sample can be made from this draw.
         """
         raise NotImplementedError(f"{type(self).__name__}.draw_match")
+
+
+def listed(words: Iterable[object], last: str) -> str:
+    """Returns words as a list in a sentence: `0, 1 or 2` for 0, 1, 2 and `or`."""
+    *most, final = map(str, words)
+    return f"{', '.join(most)} {last} {final}"
 
 
 def tidy(reply: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,6 @@ def thumbnail(photo: Image.Image, box: tuple[int, int, int, int], side_px: int =
 def difference(a: np.ndarray, b: np.ndarray) -> float:
     """Returns the mean absolute difference of two pictures, 0 to 255."""
     return float(np.abs(a - b).mean())
-
-
-def numbers(words: Sequence[int]) -> str:
-    """Returns `1, 2 and 3` for [1, 2, 3]."""
-    *most, last = map(str, words)
-    return f"{', '.join(most)} and {last}"
 
 
 @dataclass(frozen=True)
@@ -110,9 +105,8 @@ class TiledTask(Task):
 
     def require_different(self, tiles: Sequence[np.ndarray]) -> None:
         """Raises UnsuitableImage if two of the pictures look alike."""
-        for k, one in enumerate(tiles):
-            if any(difference(one, other) < self.min_difference for other in tiles[:k]):
-                raise UnsuitableImage("tiles look alike")
+        if any(difference(*pair) < self.min_difference for pair in combinations(tiles, 2)):
+            raise UnsuitableImage("tiles look alike")
 
     def words(self, params: Params) -> dict[str, str]:
         """Returns the numbers of rows, columns and tiles."""
@@ -141,13 +135,22 @@ def paint_tiles(
         label: whether to paint each place's number, from 1, into its top left corner.
     """
     (rows, columns), (width, height), gap = params["grid"], params["cell"], params["gap_px"]
-    canvas = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
-    for place, source in enumerate(shown):
-        tile = photo.resize((width, height), Image.Resampling.BILINEAR, box_of(params, source))
-        if turned and place in turned:
-            tile = tile.transpose(turned[place])
+    cells = [photo.resize((width, height), Image.Resampling.BILINEAR, box_of(params, source)) for source in shown]
+    for place, way in (turned or {}).items():
+        cells[place] = cells[place].transpose(way)
+    wh = columns * (width + gap) - gap, rows * (height + gap) - gap
+    return paint_grid(cells, columns, gap, wh, label)
+
+
+def paint_grid(
+    cells: Sequence[Image.Image], columns: int, gap_px: int, wh: tuple[int, int], label: bool
+) -> Image.Image:
+    """Returns pictures of one size row by row on white, of size `wh` in all; see `paint_tiles` for `label`."""
+    canvas = Image.new("RGB", wh, "white")
+    for place, cell in enumerate(cells):
         row, column = divmod(place, columns)
-        canvas.paste(tile, (column * (width + gap), row * (height + gap)))
+        at = column * (cell.width + gap_px), row * (cell.height + gap_px)
+        canvas.paste(cell, at)
         if label:
-            canvas.paste(label_box(str(place + 1), FONT_PX), (column * (width + gap), row * (height + gap)))
+            canvas.paste(label_box(str(place + 1), FONT_PX), at)
     return canvas
