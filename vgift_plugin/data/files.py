@@ -64,12 +64,15 @@ def write_files(
                 scratch.mkdir(parents=True, exist_ok=True)
                 written.write_bytes(content)
             digests[name] = digest(content)
+        for parent in {path.parent for path in temporary}:
+            if not is_inside(parent, folder):
+                where = os.path.realpath(parent)
+                raise ConfigError(f"{parent} leads out of {folder} over a link, to {where}; nothing is written there")
         for path, written in temporary.items():
             with naming(path):
                 if mode is not None:
                     written.chmod(mode)
                 _sync(written)
-                _require_below(path.parent, folder)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(written, path)
         for parent in {path.parent for path in temporary}:
@@ -81,10 +84,10 @@ def write_files(
     return digests
 
 
-def _require_below(inner: Path, folder: Path) -> None:
-    below, top = os.path.realpath(inner), os.path.realpath(folder)
-    if below != top and not below.startswith(os.path.join(top, "")):
-        raise ConfigError(f"{inner} leads out of {folder} over a link, to {below}; nothing is written there")
+def is_inside(path: str | Path, folder: str | Path) -> bool:
+    """Returns whether a path is a folder or in it when all links are followed; neither has to exist."""
+    inner, top = os.path.realpath(path), os.path.realpath(folder)
+    return inner == top or inner.startswith(os.path.join(top, ""))
 
 
 @contextmanager

@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
 from ..errors import ConfigError, PhotoReadError, UnsuitableImage
+from .files import is_inside
 from .jobs import progress
 from .records import picture_name
 
@@ -314,7 +315,7 @@ def _names_below(root: Path) -> Iterator[str]:
     Raises:
         ConfigError: a folder cannot be read.
     """
-    left, seen, inside = ["."], set(), os.path.realpath(root) + os.sep
+    left, seen = ["."], set()
     out: list[str] = []  # links that lead out of the folder
     while left:
         folder = left.pop()
@@ -327,7 +328,7 @@ def _names_below(root: Path) -> Iterator[str]:
                 entries = sorted(listed, key=lambda entry: entry.name)
             for entry in entries:
                 name = os.path.normpath(os.path.join(folder, entry.name))
-                if entry.is_symlink() and not f"{os.path.realpath(entry.path)}{os.sep}".startswith(inside):
+                if entry.is_symlink() and not is_inside(entry.path, root):
                     out.append(name)
                 if _is_folder(entry):
                     left.append(name)

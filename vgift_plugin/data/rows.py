@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigError
+from .files import is_inside
 from .strict import json_value
 
 _SPACE = re.compile(r"\s*")
@@ -68,8 +69,10 @@ class Rows(Sequence):
                 raise ConfigError(f"{self.path}: there is no comma after row {count:,}: {text[place:]!r:.60}")
         if listed and place >= len(text):
             raise ConfigError(f"{self.path}: ends after row {count:,}, before its closing bracket; is it cut off?")
-        if listed and (after := text[place + 1 : place + 1000].strip()):
-            raise ConfigError(f"{self.path}: there is more text after the closing bracket of its list: {after!r:.60}")
+        if listed and (after := _after_space(text, place + 1)) < len(text):
+            raise ConfigError(
+                f"{self.path}: there is more text after the closing bracket of its list: {text[after:]!r:.60}"
+            )
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -140,10 +143,17 @@ def links_out(folder: str, names: Iterable[str]) -> list[str]:
                 linked[parent] = set()
         if file in linked[parent]:
             path = os.path.join(folder, parent, file)
-            roots = [os.path.realpath(root) + os.sep for root in (folder, os.path.dirname(path))]
-            if not os.path.realpath(path).startswith(tuple(roots)):
+            if not any(is_inside(path, root) for root in (folder, os.path.dirname(path))):
                 found.append(name)
     return found
+
+
+def require_no_links_out(where: str, folder: str, names: Iterable[str]) -> None:
+    """Raises ConfigError if photographs that `where` names are links to files outside the folder; see `links_out`."""
+    if linked := links_out(folder, names):
+        raise ConfigError(
+            f"{where}: {len(linked):,} of the photographs it names are links to files outside {folder}: {some(linked)}"
+        )
 
 
 def some(names: Sequence[str]) -> str:

@@ -68,10 +68,8 @@ class Missing(NumberedCandidates):
         for _ in range(TRIES):
             params = self._choose(rng, photo)
             if not looks_flat(photo.crop(_box(params["centre"], params["hole"])), self.min_contrast):
-                seen = [
-                    np.asarray(_candidate(photo, params, k, COMPARED_PX), np.float32) for k in range(self.candidates)
-                ]
-                pairs = ((seen[k], seen[j]) for k in range(self.candidates) for j in range(k))
+                shown = (_candidate(photo, params, k, COMPARED_PX) for k in range(self.candidates))
+                pairs = combinations([np.asarray(one, np.float32) for one in shown], 2)
                 if all(difference(*pair) >= self.min_difference for pair in pairs):
                     return params
         raise UnsuitableImage("candidates look alike")

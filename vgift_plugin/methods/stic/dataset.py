@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...data.proxy import Proxy
-from ...data.rows import links_out, some
+from ...data.rows import require_no_links_out
 from ...errors import ConfigError, SelfTestError
 from ...hosts import IGNORE_INDEX
 from ...hosts.base import ChatTemplate, Host
@@ -102,11 +102,7 @@ def require_images(rows: Sequence[dict], image_folder: str | None) -> None:
             f"--preference_data: {len(missing):,} of {len(rows):,} pictures are not in --image_folder {image_folder}, "
             f"the folder their names are relative to:\n{shown}" + ("\n  …" if len(missing) > 5 else "")
         )
-    if linked := links_out(image_folder or "", dict.fromkeys(row["image"] for row in rows)):
-        raise ConfigError(
-            f"--preference_data: {len(linked):,} of the pictures it names are links to files outside {image_folder}: "
-            f"{some(linked)}"
-        )
+    require_no_links_out("--preference_data", image_folder or "", dict.fromkeys(row["image"] for row in rows))
 
 
 def measured(

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ...data.jobs import progress
 from ...data.photos import MAX_PIXELS, THREADS, fingerprint, is_held_out, open_photo, photo_size
-from ...data.rows import SHOWN, Rows, absent, inside, links_out, some
+from ...data.rows import SHOWN, Rows, absent, inside, require_no_links_out, some
 from ...data.seeding import generator
 from ...errors import ConfigError, UnsuitableImage
 from ...tasks.task import PairTask, Params, Task
@@ -50,13 +50,11 @@ class RowFormat:
     sizes: tuple[str, ...] = ()
     points: Callable[[Params], tuple[list[list[Any]], int | None]] = _no_points
 
-    def mistake(self, row: Mapping[str, Any], params: Params | None, sizes: Sequence[tuple[int, int]]) -> str | None:
+    def mistake(self, row: Mapping[str, Any], params: Params, sizes: Sequence[tuple[int, int]]) -> str | None:
         """Returns how a row contradicts the (upright) sizes of its photographs; None if it does not."""
         for key, name, wh in zip(self.sizes, self.sources, sizes, strict=False):
             if list(row[key]) != list(wh):
                 return f"{row[name]} is {_times(wh)} pixels, and {_times(row[key])} in the row"
-        if params is None:
-            return None
         points, longest_px = self.points(params)
         for places, wh in zip(points, sizes, strict=False):
             scale = 1.0 if longest_px is None else longest_px / max(wh)
@@ -135,10 +133,7 @@ class RowSource:
                 f"{path}: {len(missing):,} of the {len(names):,} photographs it names are not in {root}: "
                 f"{some(missing)}\nName the folder they are relative to: --ssl_image_folder"
             )
-        if linked := links_out(root, names):
-            raise ConfigError(
-                f"{path}: {len(linked):,} of the photographs it names are links to files outside {root}: {some(linked)}"
-            )
+        require_no_links_out(str(path), root, names)
         self._compare_sizes()
 
     def _compare_sizes(self) -> None:
@@ -147,7 +142,8 @@ class RowSource:
         def compare(number: int) -> str | None:
             row = self.rows[number]
             try:
-                mistake = self._mistake(row, self.format.read(self.task, row, generator(0, "rows")))
+                params = self.format.read(self.task, row, generator(0, "rows"))
+                mistake = self.format.mistake(row, params, [photo_size(path) for path in self.paths(row)])
             except UnsuitableImage:  # found again, and counted, in training
                 return None
             return mistake and f"row {number + 1:,}: {mistake}"
@@ -161,9 +157,6 @@ class RowSource:
             head = f"{self.path}: {len(found):,} of {len(numbers):,} rows contradict their photographs in {self.root}:"
             cure = "Name the folder of the photographs that the rows were made of: --ssl_image_folder"
             raise ConfigError("\n  ".join([head, *found[:SHOWN]]) + f"\n{cure}")
-
-    def _mistake(self, row: dict, params: Params | None) -> str | None:
-        return self.format.mistake(row, params, [photo_size(path) for path in self.paths(row)])
 
     def _index(self, ids: np.ndarray) -> None:
         self._order = np.argsort(ids, kind="stable").astype(np.int32)
@@ -209,9 +202,11 @@ class RowSource:
         Raises:
             UnsuitableImage: a photograph cannot be used, or is not of the size that the row was made for.
         """
-        images = [open_photo(path, self.format.upright, None, self.max_pixels) for path in self.paths(row)]
+        paths = self.paths(row)
+        images = [open_photo(path, self.format.upright, None, self.max_pixels) for path in paths]
         params = self.format.read(self.task, row, rng)
-        if mistake := self._mistake(row, params):
+        sizes = [image.size for image in images] if self.format.upright else [photo_size(path) for path in paths]
+        if mistake := self.format.mistake(row, params, sizes):
             logger.warning("%s: row %s is passed over: %s", self.path, row.get("id", ""), mistake)
             raise UnsuitableImage("row contradicts photograph")
         return images, params

@@ -21,7 +21,7 @@ from ....data.arguments import option
 from ....data.files import write_files
 from ....data.jobs import FileJob, Ranks, progress
 from ....data.photos import from_folder
-from ....data.rows import links_out, some
+from ....data.rows import require_no_links_out
 from ....errors import ConfigError
 from .features import Encoder, nearest
 from .listing import Pair, read_pairs
@@ -170,11 +170,8 @@ class MatchPairs:
                     f"--image_folder {self.image_folder} holds none of the photographs of {self.pairs}: "
                     f"{listed[0][0]}, …"
                 )
-            if linked := links_out(self.image_folder, dict.fromkeys(name for pair in listed for name in pair)):
-                raise ConfigError(
-                    f"--pairs {self.pairs}: {len(linked):,} of the photographs it names are links to files outside "
-                    f"{self.image_folder}: {some(linked)}"
-                )
+            names_listed = dict.fromkeys(name for pair in listed for name in pair)
+            require_no_links_out(f"--pairs {self.pairs}", self.image_folder, names_listed)
             settings["pairs"] = _digest(listed)
         else:
             source = from_folder(self.image_folder)
