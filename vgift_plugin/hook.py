@@ -166,17 +166,17 @@ def apply(
 
     if not host.sees(data_args):
         raise ConfigError(f"{settings.words()}: needs a model that sees; this run has no --vision_tower")
-    compared = {f"--{name}": str(value) for name, value in settings.as_dict().items() if name not in all_paths()}
+    compared = {name: str(value) for name, value in settings.as_dict().items() if name not in all_paths()}
     versions = {"vgift-plugin": __version__, **{name: version(name) for name in ("numpy", "Pillow")}}
-    ranks.require_equal({**compared, **versions})
+    ranks.require_equal({**{f"--{name}": value for name, value in compared.items()}, **versions})
     remove_stale_files()
     run = Run(host, module, tokenizer, data_args, data_module, settings.changed(), settings.as_dict())
     plans = [plan for method, flags in wanted if (plan := method.plan(flags, run)) is not None]
     facts = {name: value for plan in plans for name, value in plan.facts.items()}
     ranks.require_equal(facts)
     if plans:
-        compared = {name: value for name, value in compared.items() if name[2:] not in reporting()}
-        facts = {"vgift-plugin": __version__, **compared, **facts}
+        begun_with = {f"--{name}": value for name, value in compared.items() if name not in reporting()}
+        facts = {"vgift-plugin": __version__, **begun_with, **facts}
         run.add_callbacks(ResumeCheck(facts, run.all_flags["ssl_resume_anyway"], run.notes))
     for plan in plans:
         plan.apply(run)

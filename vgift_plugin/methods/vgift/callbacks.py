@@ -13,6 +13,7 @@ from ...data.files import write_report
 from ...data.jobs import Ranks
 from ...hosts.encoder import warn_if_tight
 from ...hosts.trainer import counts_of_all_ranks, is_rank_zero, steps_per_epoch
+from .flags import REPEAT, SHUFFLED
 from .mixture import MixedDataset
 
 logger = logging.getLogger(__name__)
@@ -76,8 +77,8 @@ def redraw_report(redraws: dict[str, dict[str, int]]) -> str:
 
 
 CONTROL_ROWS = {
-    "repeat": lambda name, source: (f"base again, for {name}", "CONTROL: repeated base records with a picture"),
-    "shuffled": lambda name, source: (f"{name}, shuffled", f"CONTROL: another sample's picture; {source}"),
+    REPEAT: lambda name, source: (f"base again, for {name}", "CONTROL: repeated base records with a picture"),
+    SHUFFLED: lambda name, source: (f"{name}, shuffled", f"CONTROL: another sample's picture; {source}"),
 }
 
 

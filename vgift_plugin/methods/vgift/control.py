@@ -20,8 +20,6 @@ from ...tasks.task import Sample
 from .mixture import MixedDataset
 from .stream import Stream
 
-REPEAT, SHUFFLED = CONTROLS = ("repeat", "shuffled")
-
 
 class ShuffledStream(Proxy):
     """The samples of a stream, each with the picture of the next one: the same words, and nothing to see.
@@ -57,8 +55,9 @@ class RepeatingDataset(MixedDataset):
 
     def plan(self, index: int) -> int | tuple[Stream, int]:
         """Returns the index of a base record."""
-        if isinstance(super().plan(index), int):
-            return super().plan(index)
+        planned = super().plan(index)
+        if isinstance(planned, int):
+            return planned
         number = operator.index(index) % len(self) - len(self.base)
         round_, offset = divmod(number, len(self.positions))
         return int(self.positions[permute(offset, len(self.positions), self.seed, "repeat", round_)])

@@ -20,7 +20,8 @@ from ...tasks.task import Task
 from ..base import MethodFlags
 from .weights import factors
 
-WEIGHT = re.compile(r"[\d./]{1,12}")  # Fraction("1e9999999") takes all memory
+REPEAT, SHUFFLED = CONTROLS = ("repeat", "shuffled")
+WEIGHT = re.compile(r"[^eE]{0,12}")  # Fraction("1e9999999") takes all memory
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,8 @@ class VgiftFlags(MethodFlags):
         if self.ssl_weights_from is not None and self.ssl_tasks is None:
             mistakes.append("--ssl_weights_from needs --ssl_tasks")
         if self.ssl_control is not None:
-            if self.ssl_control not in ("repeat", "shuffled"):
-                mistakes.append(f"--ssl_control {self.ssl_control}: must be repeat or shuffled")
+            if self.ssl_control not in CONTROLS:
+                mistakes.append(f"--ssl_control {self.ssl_control}: must be {' or '.join(CONTROLS)}")
             if self.ssl_tasks is None or not self.ssl_ratio:
                 mistakes.append("--ssl_control needs --ssl_tasks and an --ssl_ratio above 0, whose control it is")
             if self.ssl_replay is not None:
@@ -167,9 +168,7 @@ class VgiftFlags(MethodFlags):
         for item in [] if self.ssl_tasks is None else self.ssl_tasks.split(","):
             name, colon, text = (part.strip() for part in item.partition(":"))
             try:
-                weight = (
-                    Fraction(text if len(text) <= 12 and "e" not in text.lower() else "?") if colon else Fraction(1)
-                )
+                weight = Fraction(text if WEIGHT.fullmatch(text) else "?") if colon else Fraction(1)
             except (ValueError, ZeroDivisionError):
                 weight = Fraction(-1)
             if not name:

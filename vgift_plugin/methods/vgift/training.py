@@ -17,8 +17,8 @@ from ...hosts.token_facts import with_facts
 from ...tasks.task import Sample, Task
 from ..run import Run
 from .callbacks import MixCallback, mix_table
-from .control import REPEAT, SHUFFLED, RepeatingDataset, ShuffledStream, pictured
-from .flags import VgiftFlags, counts
+from .control import RepeatingDataset, ShuffledStream, pictured
+from .flags import REPEAT, SHUFFLED, VgiftFlags, counts
 from .losses import TaskLosses
 from .metrics import Accuracy, HeldOut, evaluated, require_suitable
 from .mixture import MixedDataset

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from ....data.records import IMAGE
 from ....errors import ConfigError
 from ....tasks.registry import get_task
 from ....tasks.task import Task
@@ -50,7 +51,7 @@ def trl_row(record: dict, task: Task, params: dict, pictures: list[tuple[str, by
         raise ConfigError(f"--format trl: {record['id']} has {len(pictures)} pictures, and TRL takes one a sample")
     *asked, answer = record["conversations"]
     ((path, content),) = pictures
-    texts = [(ROLES[turn["from"]], turn["value"].replace("<image>", "").strip()) for turn in asked]
+    texts = [(ROLES[turn["from"]], turn["value"].replace(IMAGE, "").strip()) for turn in asked]
     return {
         "prompt": [{"role": role, "content": text} for role, text in texts],
         "image": {"bytes": content, "path": path},
