@@ -18,7 +18,7 @@ PAIR = {"id": "0", "image1": "astronaut.jpg", "image2": "chelsea.jpg", "wh1": [5
 PAIR |= {"query": [60, 70], "match": [200, 150], "distractors": [[300, 30], [40, 250], [350, 260]]}
 BY_THE_SCRIPTS = {"pip install .", "bash scripts/demo.sh", "bash scripts/stic.sh", "bash scripts/rl.sh"}
 BY_THE_SCRIPTS |= {"bash scripts/test.sh", "bash scripts/test.sh --matrix"}
-BY_THE_SCRIPTS |= {"bash scripts/study.sh scripts/study/tiny.yaml --quick"}  # see test_study.py
+BY_THE_SCRIPTS |= {"bash scripts/study.sh scripts/study/tiny.yaml --jobs 2 --quick"}  # see test_study.py
 BY_TEST_PATCH = {"bash scripts/v1_5/finetune.sh"}
 RUN_HERE = [command for command in commands() if command.startswith(("vgift ", "python "))]
 

@@ -50,7 +50,27 @@ def test_mistakes_in_a_design_are_told(tmp_path, change, told):
 def test_the_shipped_designs_are_read():
     for path in (ROOT / "scripts" / "study").glob("*.yaml"):
         study = Study.read(str(path))
-        assert set(study.compare) <= set(study.arms) and len(study.quick().arms) == 2
+        assert len(study.quick().arms) == 2 and study.compare
+
+
+def test_an_arm_with_several_ratios_is_compared_at_its_own(tmp_path):
+    swept = {"ssl_tasks": "rotation", "ssl_ratio": [0.03, 0.5], "ssl_control": None}
+    arms = {"base": {}, "repeat": {**swept, "ssl_control": "repeat"}, "more": swept}
+    path = tmp_path / "study.json"
+    path.write_text(json.dumps({**GOOD, "arms": arms, "compare": ["base", "repeat"]}))
+    study = Study.read(str(path))
+    assert list(study.arms) == ["base", "repeat-3", "repeat-50", "more-3", "more-50"]
+    assert study.arms["more-3"] == {"ssl_tasks": "rotation", "ssl_ratio": 0.03}
+    results = [Result(arm, k, 8, {"a": n + k / 10}) for n, arm in enumerate(study.arms) for k in (1, 2)]
+    results[-1].measures["only"] = 0.5  # a measure that one run of one arm has
+    table = rows(results, list(study.arms), study.compare)
+    found = {
+        row.arm: {name: cell.mean for name, cell in row.differences.items()} for row in table if row.measure == "a"
+    }
+    assert found["base"] == {} and found["repeat-3"] == {"base": pytest.approx(1)}
+    assert found["more-3"] == {"base": pytest.approx(3), "repeat": pytest.approx(2)}
+    assert found["more-50"] == {"base": pytest.approx(4), "repeat": pytest.approx(2)}
+    assert [(row.arm, row.own.n) for row in table if row.measure == "only"] == [("more-50", 1)]
 
 
 def test_intervals_are_students():
@@ -89,11 +109,12 @@ def test_a_planted_effect_is_found_and_a_planted_null_is_not():
     assert found[0.0] < 0.1 and found[0.03] > 0.95
 
 
-def test_the_mean_leaves_out_blind():
+def test_the_mean_is_of_the_measures_named():
     results = [Result("base", k, 0, {"a": 0.2, "b": 0.4, "blind": 0.9}) for k in (1, 2)]
-    table = rows(results, ["base"], [])
+    table = rows(results, ["base"], [], ["a", "b"])
     assert {row.measure: row.own.mean for row in table}["mean"] == pytest.approx(0.3)
     assert "30.0%" in text(table, [])
+    assert "mean" not in {row.measure for row in rows(results, ["base"], [])}
 
 
 MEASURE = (  # upstream's projector is not seeded, so its losses are no measure of sameness
@@ -134,10 +155,11 @@ def test_a_study_that_is_killed_goes_on_to_the_same_table(tmp_path, train_flags)
 
 @pytest.mark.host
 def test_the_tiny_study_runs(tmp_path):
-    command = [sys.executable, ROOT / "scripts" / "study", ROOT / "scripts" / "study" / "tiny.yaml", "--quick"]
+    command = [sys.executable, ROOT / "scripts" / "study", ROOT / "scripts" / "study" / "tiny.yaml"]
     path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
-    done = call([*command, "-o", tmp_path / "out"], PATH=path)
+    done = call([*command, "--jobs", "2", "--quick", "-o", tmp_path / "out"], PATH=path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert {row["measure"] for row in json.loads((tmp_path / "out" / "table.json").read_text())} == {
-        *("side", "color", "count", "nearer", "blind", "mean")
+        *("side", "color", "count", "nearer", "mean", "blind", "contribution"),
+        *("task-rotation", "task-color", "task-correspondence"),
     }

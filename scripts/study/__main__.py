@@ -1,6 +1,6 @@
 """Runs a study; see README.md in this folder.
 
-python scripts/study FILE.yaml [-o FOLDER] [--shard I/N] [--quick]
+python scripts/study FILE.yaml [-o FOLDER] [--jobs N] [--shard I/N] [--quick]
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("study", help="the design, .yaml")
     parser.add_argument("-o", "--output", default="study_out", help="folder of runs and results")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once on this machine")
     parser.add_argument("--shard", default="0/1", help="the runs of this machine: I/N, from 0/N to N-1/N")
     parser.add_argument("--quick", action="store_true", help="two arms and two seeds: whether it runs, no result")
     args = parser.parse_args()
@@ -42,15 +44,15 @@ def main() -> int:
         study = Study.read(args.study)
         if args.quick:
             os.environ["STUDY_QUICK"] = "1"
-        run_all(study.quick() if args.quick else study, Path(args.output), int(shard[1]), int(shard[2]))
+        run_all(study.quick() if args.quick else study, Path(args.output), args.jobs, int(shard[1]), int(shard[2]))
     except ConfigError as err:
         print(f"study: error: {err}", file=sys.stderr)
         return 2
     return 0
 
 
-def run_all(study: Study, output: Path, shard: int, shards: int) -> None:
-    """Runs every `shards`-th run that has no result yet, then writes the table if no run is missing."""
+def run_all(study: Study, output: Path, jobs: int, shard: int, shards: int) -> None:
+    """Runs every `shards`-th run that has no result yet, `jobs` at once, then writes the table if no run is missing."""
     output.mkdir(parents=True, exist_ok=True)
     design = output / "design.json"
     if not design.exists():
@@ -60,17 +62,23 @@ def run_all(study: Study, output: Path, shard: int, shards: int) -> None:
     if study.prepare:
         prepare(study, output)
     todo = [(arm, seed) for seed in study.seeds for arm in study.arms]
-    for k, (arm, seed) in list(enumerate(todo))[shard::shards]:
-        if not (folder_of(output, arm, seed) / "result.json").exists():
-            print(f"[study] run {k + 1} of {len(todo)}: {arm}, seed {seed}", flush=True)
-            run(study, output, arm, seed)
+    share = todo[shard::shards]
+    own = [one for one in share if not (folder_of(output, *one) / "result.json").exists()]
+    with ThreadPoolExecutor(jobs) as pool:
+        running = [pool.submit(run, study, output, *one) for one in own]
+        try:
+            for k, done in enumerate(as_completed(running)):
+                print(f"[study] {len(share) - len(own) + k + 1} of {len(share)}: {done.result()}", flush=True)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     paths = [folder_of(output, arm, seed) / "result.json" for arm, seed in todo]
     missing = sum(not path.exists() for path in paths)
     if missing:
         print(f"[study] {missing} of {len(todo)} runs are left for the other shards")
         return
     results = [Result(**json.loads(path.read_bytes())) for path in paths]
-    write(study, output, rows(results, list(study.arms), study.compare))
+    write(study, output, rows(results, list(study.arms), study.compare, study.mean))
 
 
 def folder_of(output: Path, arm: str, seed: int) -> Path:
@@ -83,12 +91,14 @@ def prepare(study: Study, output: Path) -> None:
     done = output / "prepared"
     if not done.exists():
         print("[study] preparing", flush=True)
-        call(study.prepare, output / "prepare.log", {"STUDY_OUT": str(output)})
+        seeds = " ".join(map(str, study.seeds))
+        call(study.prepare, output / "prepare.log", {"STUDY_OUT": str(output), "STUDY_SEEDS": seeds})
         done.touch()
 
 
-def run(study: Study, output: Path, arm: str, seed: int) -> None:
-    """Trains and evaluates one run, and writes its result; begins anew where an earlier one was interrupted."""
+def run(study: Study, output: Path, arm: str, seed: int) -> str:
+    """Trains and evaluates one run, and writes its result; begins anew where an earlier one was interrupted. Returns a
+    line for the terminal."""
     folder = folder_of(output, arm, seed)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -106,7 +116,8 @@ def run(study: Study, output: Path, arm: str, seed: int) -> None:
     added = 0 if mix is None else sum(one["samples"] for one in json.loads(mix.read_bytes())["tasks"].values())
     result = Result(arm, seed, added, measures)
     write_whole(folder / "result.json", (json.dumps(asdict(result), indent=1) + "\n").encode())
-    print(f"[study]   {time.monotonic() - begun:.0f} s: {measures}", flush=True)
+    told = ", ".join(f"{name} {value:.3f}" for name, value in measures.items())
+    return f"{arm}, seed {seed}, {time.monotonic() - begun:.0f} s: {told}"
 
 
 def read_measures(path: Path) -> dict[str, float]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vgift_plugin.data.strict import read_settings
 from vgift_plugin.errors import ConfigError
 from vgift_plugin.methods.settings import Settings, all_fields
 
-KEYS = {"about", "seeds", "arms", "prepare", "train", "evaluate", "compare"}
+KEYS = {"about", "seeds", "arms", "prepare", "train", "evaluate", "compare", "mean"}
 NAME = re.compile(r"[\w+.-]{1,40}")
 
 
@@ -21,11 +22,14 @@ class Study:
     Attributes:
         about: what is measured, one paragraph.
         seeds: of the runs; every arm is run with each.
-        arms: {name: {flag of the plugin: value}}; an arm without flags is a plain run.
+        arms: {name: {flag of the plugin: value}}; an arm without flags is a plain run. In the file, an arm whose
+            `ssl_ratio` is a list stands for one arm each, named NAME-10 at 0.1.
         prepare: a shell command that is run once, before the first run, or "".
         train: a shell command that trains one run.
         evaluate: shell commands, each of which writes {measure: number} as JSON.
-        compare: names of the arms that all others are compared with.
+        compare: names of the arms that all others are compared with; of an arm with several ratios, each other arm is
+            compared with the one of its own ratio.
+        mean: the measures whose mean is reported as `mean`; none for no such row.
     """
 
     about: str
@@ -35,6 +39,7 @@ class Study:
     train: str
     evaluate: list[str]
     compare: list[str]
+    mean: list[str]
 
     @classmethod
     def read(cls, path: str) -> Study:
@@ -49,7 +54,9 @@ class Study:
             raise ConfigError(f"{path}: cannot be read: {err}") from err
         if not isinstance(content, dict):
             raise ConfigError(f"{path}: must map {', '.join(sorted(KEYS))} to values")
-        study = {"about": "", "prepare": "", "compare": [], **content}
+        study = {"about": "", "prepare": "", "compare": [], "mean": [], **content}
+        if isinstance(study.get("arms"), dict):
+            study["arms"] = swept(study["arms"])
         mistakes = [f"there is no key {name!r}" for name in sorted(map(str, set(content) - KEYS))]
         mistakes += [f"{name} is missing" for name in sorted(KEYS - set(study))]
         if not mistakes:
@@ -76,20 +83,38 @@ class Study:
                     Settings(flags).check()
                 except ConfigError as err:
                     mistakes.append(f"arm {name}: {err}")
-        mistakes += [f"compare: there is no arm {name!r}" for name in study["compare"] if name not in arms]
+        mistakes += [
+            f"compare: there is no arm {name!r}"
+            for name in study["compare"]
+            if not any(control(name, arm, list(arms)) for arm in arms) and name not in arms
+        ]
         if not isinstance(study["evaluate"], list) or not study["evaluate"]:
             mistakes.append("evaluate must list one command or more")
         return mistakes
 
     def quick(self) -> Study:
         """Returns the study with two arms and two seeds, to try whether it runs."""
-        arms = dict([*self.arms.items()][:2])
-        return Study(
-            self.about,
-            self.seeds[:2],
-            arms,
-            self.prepare,
-            self.train,
-            self.evaluate,
-            [name for name in self.compare if name in arms],
-        )
+        names = list(self.arms)
+        arms = {name: self.arms[name] for name in (names[0], names[-1])}
+        compare = [name for name in self.compare if name in arms]
+        return replace(self, seeds=self.seeds[:2], arms=arms, compare=compare)
+
+
+def swept(arms: dict[str, Any]) -> dict[str, Any]:
+    """Returns the arms without flags that are null, those with a list of ratios as one arm for each ratio, named by its
+    percentage."""
+    out = {}
+    for name, given in arms.items():
+        flags = {key: value for key, value in given.items() if value is not None} if isinstance(given, dict) else given
+        ratios = flags.get("ssl_ratio") if isinstance(flags, dict) else None
+        if isinstance(ratios, list):
+            out |= {f"{name}-{100 * ratio:g}": {**flags, "ssl_ratio": ratio} for ratio in ratios}
+        else:
+            out[name] = flags
+    return out
+
+
+def control(name: str, arm: str, arms: Sequence[str]) -> str | None:
+    """Returns the arm that `arm` is compared with under `compare: [name]`: of its own ratio where there are several."""
+    found = name if name in arms else f"{name}-{arm.rpartition('-')[2]}"
+    return found if found in arms and found != arm else None

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from design import control
 from scipy import stats
 
 
@@ -53,30 +54,28 @@ class Row:
     per_1000: float | None  # difference to the first arm compared with, for 1,000 added samples
 
 
-def rows(results: Sequence[Result], arms: Sequence[str], compare: Sequence[str]) -> list[Row]:
-    """Returns the rows of all arms and measures; `mean` is the mean of a run's measures but `blind`."""
-    of = {(one.arm, one.seed): {**one.measures, "mean": _mean(one.measures)} for one in results}
+def rows(results: Sequence[Result], arms: Sequence[str], compare: Sequence[str], mean: Sequence[str] = ()) -> list[Row]:
+    """Returns the rows of all arms and of the measures they have; `mean` is the mean of the measures named."""
+    of = {(one.arm, one.seed): dict(one.measures) for one in results}
+    for measures in of.values() if mean else ():
+        measures["mean"] = sum(measures[name] for name in mean) / len(mean)
     added = {one.arm: one.added for one in results}
     names = list(dict.fromkeys(name for measures in of.values() for name in measures))
     table = []
     for measure in names:
-        for arm in arms:
-            seeds = [seed for a, seed in of if a == arm]
-            differences = {
-                other: Cell.of([of[arm, seed][measure] - of[other, seed][measure] for seed in seeds])
-                for other in compare
-                if other != arm and all((other, seed) in of for seed in seeds)
-            }
+        having = {arm: [seed for a, seed in of if a == arm and measure in of[a, seed]] for arm in arms}
+        for arm in [arm for arm in arms if having[arm]]:
+            differences = {}
+            for name in compare:
+                other = control(name, arm, arms)
+                if other is not None and set(having[arm]) <= set(having[other]):
+                    gains = [of[arm, seed][measure] - of[other, seed][measure] for seed in having[arm]]
+                    differences[name] = Cell.of(gains)
             first = next(iter(differences.values()), None)
             per_1000 = first.mean / added[arm] * 1000 if first is not None and added[arm] else None
-            own = Cell.of([of[arm, seed][measure] for seed in seeds])
+            own = Cell.of([of[arm, seed][measure] for seed in having[arm]])
             table.append(Row(arm, measure, own, differences, per_1000))
     return table
-
-
-def _mean(measures: dict[str, float]) -> float:
-    values = [value for name, value in measures.items() if name != "blind"] or list(measures.values())
-    return sum(values) / len(values)
 
 
 def text(table: Sequence[Row], compare: Sequence[str]) -> str:

@@ -74,8 +74,8 @@ def _yaml(text: str) -> Any:
 
     class Loader(yaml.SafeLoader):
         def construct_mapping(self, node, deep=False):
-            pairs = [(self.construct_object(key, deep=True), value) for key, value in node.value]
-            names = [str(name) for name, _ in pairs]
+            own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]  # of `<<: *anchor`
+            names = [str(self.construct_object(key, deep=True)) for key in own]
             if len(set(names)) < len(names):
                 raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice")
             return super().construct_mapping(node, deep)

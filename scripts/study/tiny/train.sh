@@ -1,13 +1,14 @@
 #!/bin/bash
 # One run of the tiny study: upstream's own training code on a CPU, without any flag of the plugin.
 export OMP_NUM_THREADS=1
+data="$STUDY_OUT/tiny/seed-$STUDY_SEED"
 
 python scripts/study/tiny/train.py \
-    --model_name_or_path "$STUDY_OUT/tiny/llm" \
+    --model_name_or_path "$data/llm" \
     --version v1 \
-    --data_path "$STUDY_OUT/tiny/base.json" \
-    --image_folder "$STUDY_OUT/tiny/images" \
-    --vision_tower "$STUDY_OUT/tiny/clip-tower" \
+    --data_path "$data/base.json" \
+    --image_folder "$data/images" \
+    --vision_tower "$data/clip-tower" \
     --mm_projector_type mlp2x_gelu \
     --mm_vision_select_layer -2 \
     --mm_use_im_start_end False \
@@ -17,11 +18,11 @@ python scripts/study/tiny/train.py \
     --bf16 False \
     --use_cpu True \
     --output_dir "$STUDY_RUN/checkpoint" \
-    --num_train_epochs "$([ -n "$STUDY_QUICK" ] && echo 1 || echo 4)" \
-    --per_device_train_batch_size 32 \
+    --num_train_epochs "$([ -n "$STUDY_QUICK" ] && echo 1 || echo 6)" \
+    --per_device_train_batch_size 16 \
     --evaluation_strategy "no" \
     --save_strategy "no" \
-    --learning_rate 1e-3 \
+    --learning_rate 2e-3 \
     --weight_decay 0. \
     --warmup_ratio 0.03 \
     --lr_scheduler_type "cosine" \
