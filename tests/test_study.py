@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT, arguments, call
 
 sys.path.insert(0, str(ROOT / "scripts" / "study"))
+import benchmarks
 from design import Study
 from differences import Cell, Result, rows, text
 
@@ -115,6 +117,100 @@ def test_the_mean_is_of_the_measures_named():
     assert {row.measure: row.own.mean for row in table}["mean"] == pytest.approx(0.3)
     assert "30.0%" in text(table, [])
     assert "mean" not in {row.measure for row in rows(results, ["base"], [])}
+
+
+QUOTED = """"split","Overall","ADE20K","COCO"
+"2D","0.585","0.55","0.62"
+"""
+PLAIN = """"split","Overall","coarse perception","math"
+"none","0.346","0.6","0.3"
+"""
+POPE = """"split","Overall","acc","precision","recall"
+"Overall","87.2","88.1","94.0","81.3"
+"random","89.0","89.5","97.0","82.2"
+"""
+LMMS = {
+    "results": {
+        "cv_bench_2d": {"alias": "cv_bench_2d", "cv_bench_acc,none": 0.58, "cv_bench_acc_stderr,none": "N/A"},
+        "pope": {"alias": "pope", "pope_accuracy,none": 0.88, "pope_f1_score,none": 0.87},
+        "mmstar": {"alias": "mmstar", "average,none": 0.34, "math,none": 0.3},
+    },
+    "groups": {"blink": {"alias": "blink", "blink_acc,none": 0.38}},
+}
+
+
+def a_checkpoint(tmp_path, **config):
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "llava_llama", **config}))
+    return folder
+
+
+def test_vlmevalkits_results_become_measures(tmp_path):
+    link = benchmarks.named_llava(a_checkpoint(tmp_path))
+    assert link.name == "llava-checkpoint" and (link / "config.json").exists() and benchmarks.named_llava(link) == link
+    out = tmp_path / "out"
+    command = benchmarks.vlmevalkit_command("python", link, out)
+    settings = json.loads(Path(command[command.index("--config") + 1]).read_text())
+    assert settings["model"]["run"] == {"class": "LLaVA", "model_path": str(link)}
+    day = out / "run" / "T20261124_Gabcdef01"  # VLMEvalKit: a folder a day and commit, and links to its files beside it
+    day.mkdir(parents=True)
+    files = {"CV-Bench-2D_acc": QUOTED, "MMStar_acc": PLAIN, "BLINK_acc": PLAIN, "POPE_score": POPE}
+    for name, content in files.items():
+        with pytest.raises(ConfigError, match="no result of "):
+            benchmarks.vlmevalkit_measures(out)
+        (day / f"run_{name}.csv").write_text(content)
+    expected = {"CV-Bench-2D": 0.585, "POPE": pytest.approx(0.872), "MMStar": 0.346, "BLINK": 0.346}
+    assert benchmarks.vlmevalkit_measures(out) == expected
+
+
+def test_lmms_evals_results_become_measures(tmp_path):
+    command = benchmarks.lmms_eval_command("python", tmp_path / "llava-x", tmp_path)
+    assert command[command.index("--tasks") + 1] == "cv_bench_2d,pope,mmstar,blink"
+    with pytest.raises(ConfigError, match=r"no \*_results.json"):
+        benchmarks.lmms_eval_measures(tmp_path)
+    (tmp_path / "llava-x").mkdir()
+    for time_, content in (("20261124_101500", {"results": {}}), ("20261124_113000", LMMS)):
+        (tmp_path / "llava-x" / f"{time_}_results.json").write_text(json.dumps(content))
+    expected = {"CV-Bench-2D": 0.58, "POPE": 0.87, "MMStar": 0.34, "BLINK": 0.38}
+    assert benchmarks.lmms_eval_measures(tmp_path) == expected
+    (tmp_path / "llava-x" / "20261125_000000_results.json").write_text(json.dumps({"results": LMMS["results"]}))
+    with pytest.raises(ConfigError, match="no number blink_acc,none of blink"):
+        benchmarks.lmms_eval_measures(tmp_path)
+
+
+def test_checkpoints_that_would_be_evaluated_wrongly_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="not a checkpoint"):
+        benchmarks.named_llava(tmp_path / "none")
+    folder = a_checkpoint(tmp_path, model_type="llava_qwen")
+    with pytest.raises(ConfigError, match="would be wrong"):
+        benchmarks.named_llava(folder)
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="merge it first"):
+        benchmarks.named_llava(folder)
+
+
+def test_the_recipe_runs_the_tool_and_writes_measures(tmp_path):
+    a_checkpoint(tmp_path)
+    checkout = tmp_path / "kit"
+    checkout.mkdir()
+    (checkout / "run.py").write_text(  # stands for VLMEvalKit's: takes its flags, writes its files
+        "import argparse, pathlib\n"
+        "parser = argparse.ArgumentParser()\n"
+        "for name in ('--config', '--work-dir', '--judge'):\n    parser.add_argument(name, required=True)\n"
+        "parser.add_argument('--reuse', action='store_true')\n"
+        "out = pathlib.Path(parser.parse_args().work_dir, 'run', 'T1')\nout.mkdir(parents=True)\n"
+        f"for name, text in {[('CV-Bench-2D_acc', QUOTED), ('MMStar_acc', PLAIN), ('POPE_score', POPE)]!r}:\n"
+        "    (out / f'run_{name}.csv').write_text(text)\n"
+    )
+    command = [sys.executable, ROOT / "scripts" / "study" / "benchmarks.py", "vlmevalkit", "--checkout", checkout]
+    environment = {"STUDY_RUN": str(tmp_path), "STUDY_JSON": str(tmp_path / "measures.json")}
+    done = call(command, **environment)
+    assert done.returncode == 2 and "no result of BLINK" in done.stderr
+    (tmp_path / "vlmevalkit" / "run" / "T1" / "run_BLINK_acc.csv").write_text(PLAIN)
+    (checkout / "run.py").write_text("")
+    assert call(command, **environment).returncode == 0
+    assert set(json.loads((tmp_path / "measures.json").read_text())) == {"CV-Bench-2D", "POPE", "MMStar", "BLINK"}
 
 
 MEASURE = (  # upstream's projector is not seeded, so its losses are no measure of sameness
