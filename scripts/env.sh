@@ -41,7 +41,8 @@ if [ "$(cat "$venv/stamp" 2>/dev/null)" != "$stamp" ]; then
     rm -rf "$venv"
     "$python" -m venv "$venv"
     echo "$constraints" >"$venv/constraints.txt"
-    pip=("$venv/bin/python" -m pip install -qq --disable-pip-version-check --constraint "$venv/constraints.txt")
+    # LLaVA's metadata asks for torch 2.0.1, which the versions here are not: pip need not say so in a newcomer's first minute.
+    pip=("$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-warn-conflicts --constraint "$venv/constraints.txt")
     if [[ "$pins" != python* ]]; then
         "${pip[@]}" torch numpy
         "${pip[@]}" transformers tokenizers accelerate peft sentencepiece protobuf einops requests

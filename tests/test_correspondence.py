@@ -6,6 +6,8 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from vgift_plugin import UnsuitableImage, generator, get_task
+from vgift_plugin.data.photos import from_folder
+from vgift_plugin.methods.vgift.stream import Stream
 from vgift_plugin.tasks.correspondence import (
     GAP_PX,
     MARKER,
@@ -93,6 +95,20 @@ def test_one_composite_of_both_views():
     task = Correspondence()
     params = task.draw(generator(0, "x"), [card()])
     assert task.render([card()], params).size == (160 + 16 + 160, 160)
+
+
+def test_two_images_show_what_the_composite_shows_and_the_words_say_so(photos):
+    source = from_folder(str(photos))
+    one, two = (Stream(Correspondence(two_images=several), source, 7)(0, 3) for several in (False, True))
+    assert two.params == {**one.params, "two_images": True} and two.image.tobytes() == one.image.tobytes()
+    assert [picture.size for picture in two.pictures()] == [(160, 160)] * 2 and len(one.pictures()) == 1
+    assert two.pictures()[1].tobytes() == two.image.crop((176, 0, 336, 160)).tobytes()
+    record = two.record("a", "images/a.png")
+    assert record["image"] == ["images/a-0.png", "images/a-1.png"] and one.record("a", "a.png")["image"] == "a.png"
+    assert record["conversations"][0]["value"].startswith("<image>\n<image>\n")
+    assert "first" in two.instruction and "left" not in two.instruction and two.response == one.response
+    for task in (Correspondence, Correspondence.pairs):
+        assert len(task.wordings) == len(task.two_image_wordings)
 
 
 def test_fog_without_distinct_places_is_unsuitable():

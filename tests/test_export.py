@@ -68,6 +68,17 @@ def test_llava_records_and_lossless_pictures(photos, tmp_path, trained_on):
     assert write(photos, tmp_path / "out", "llava").endswith("complete already, nothing to do")
 
 
+def test_two_images_of_a_record_are_two_files(photos, tmp_path):
+    (tmp_path / "knobs.json").write_text('{"correspondence": {"two_images": true}}')
+    flags = {"ssl_tasks": "correspondence", "ssl_config": str(tmp_path / "knobs.json")}
+    export(flags, str(photos), str(tmp_path / "out"), "llava", n=3)
+    for record in json.loads((tmp_path / "out" / "vgift.json").read_text()):
+        assert [Image.open(tmp_path / "out" / name).size for name in record["image"]] == [(160, 160)] * 2
+        assert record["conversations"][0]["value"].count("<image>") == 2
+    with pytest.raises(ConfigError, match="has 2 pictures, and TRL takes one"):
+        export(flags, str(photos), str(tmp_path / "trl"), "trl", n=3)
+
+
 def test_messages_load_in_datasets_and_score(photos, tmp_path, trained_on):
     datasets = pytest.importorskip("datasets")
     write(photos, tmp_path / "out", "messages")

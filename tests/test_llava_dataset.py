@@ -370,3 +370,9 @@ def test_a_start_after_instruction_tuning_is_warned_of_once(module_of, tokenizer
     monkeypatch.setattr(tokenizer, "name_or_path", str(tmp_path))
     module_of(ssl_tasks="rotation", ssl_ratio=1.0)
     assert caplog.text.count("begins from a multimodal checkpoint") == 1 and "39.9" in caplog.text
+
+
+def test_two_images_a_record_are_refused(module_of, tmp_path):
+    (tmp_path / "knobs.json").write_text('{"correspondence": {"two_images": true}}')
+    with pytest.raises(ConfigError, match=r"correspondence\.two_images: LLaVA takes one image a record"):
+        module_of(ssl_tasks="correspondence", ssl_ratio=0.5, ssl_config=str(tmp_path / "knobs.json"))

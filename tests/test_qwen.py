@@ -18,7 +18,10 @@ from conftest import ROOT, VGIFT, arguments, call, torchrun
 from PIL import Image
 from test_qwen_host import FLAGS, HAS_QWEN, LIMITS, MODES, QWEN, needs
 
+from vgift_plugin import get_task
+from vgift_plugin.data.photos import from_folder
 from vgift_plugin.hosts.encoder import on_grid
+from vgift_plugin.methods.vgift.stream import Stream
 
 pytestmark = pytest.mark.skipif(not HAS_QWEN, reason="this is not the environment of VGIFT_PINS=qwen")
 OFFLINE = {"HF_HUB_OFFLINE": 1, "DS_ACCELERATOR": "cpu"}
@@ -223,6 +226,16 @@ def test_a_checkpoints_replies_do_not_depend_on_the_batch(checkpoint, photos):
     assert drawn[1] == checkpoint.replies(asked[1:2], 6, temperature=1.0, seeds=[2])[0]
 
 
+def test_a_checkpoint_is_asked_with_two_images(checkpoint, photos):
+    task = get_task("correspondence")
+    one, two = (Stream(task(two_images=several), from_folder(str(photos)), 7)(0, 3) for several in (False, True))
+    items = [checkpoint.sample(one), checkpoint.sample(two)]
+    assert [len(item["image_grid_thw"]) for item in items] == [1, 2]
+    content = items[1]["messages"][0]["content"]
+    assert [part["type"] for part in content] == ["image", "image", "text"] and content[2]["text"] == two.instruction
+    assert checkpoint.generate(items, 4) == [checkpoint.generate([item], 4)[0] for item in items]
+
+
 def test_probe_asks_a_qwen_vl(qwen_models, photos, tmp_path):
     flags = {"model_path": qwen_models["qwen3"], "ssl_tasks": "rotation", "image_folder": photos, "n": 4}
     flags = [part.replace("--n", "-n") for part in arguments(flags)]
@@ -412,6 +425,34 @@ def test_instructions_cost_the_same_padded_and_flattened(start):
 
 
 # What is refused
+
+
+@needs("VGIFT_QWEN")
+def test_a_sample_may_have_two_images_in_each_layout(items, tmp_path, tokenizer, qwen_models):
+    from vgift_plugin.hosts.checkpoint import Checkpoint
+
+    (tmp_path / "knobs.json").write_text('{"correspondence": {"two_images": true}}')
+    flags = {
+        "dataset_use": "drawn",
+        "ssl_tasks": "correspondence",
+        "ssl_ratio": 0.5,
+        "max_pixels": 50176,
+        "min_pixels": 784,
+    }
+    runs = {mode: {**flags, **LAYOUTS[mode], "ssl_config": tmp_path / "knobs.json"} for mode in LAYOUTS}
+    made = items(runs)
+    for mode, lines in made.items():
+        samples = [line for line in lines if not is_base(line, tokenizer)]
+        assert len(samples) == 8, mode
+        for line in samples:
+            asked = tokenizer.decode(line["ids"])
+            assert len(set(line["pictures"])) == 2 and "first" in asked and learned(line, tokenizer)[0] in "012", mode
+    # what a checkpoint is asked afterwards is what it was trained on, token by token
+    asked = Checkpoint.load(str(qwen_models["qwen2.5"]))
+    turns = [{"from": "human", "value": "<image>\n<image>\nWhich?"}, {"from": "gpt", "value": "2"}]
+    grey = Image.new("RGB", (112, 56), (128, 128, 128))
+    ids = asked.encode({"image": ["a", "b"], "conversations": turns}, grey, grey)["input_ids"][0].tolist()
+    assert tokenizer.decode(ids).count("<|vision_end|>Which?<|im_end|>") == 1
 
 
 @needs("VGIFT_QWEN")

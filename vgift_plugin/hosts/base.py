@@ -52,6 +52,7 @@ class Host(Protocol):
         trainer_name: the global under which `train()` looks up its trainer class.
         refused: {flag of the plugin that has no effect here: why, and what to do instead}.
         refuses: why nothing that the plugin's flags ask for can be done here, and what to do instead; else "".
+        several_images: whether a record may have several images.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Host(Protocol):
     trainer_name: str
     refused: Mapping[str, str]
     refuses: str
+    several_images: bool
 
     @property
     def packages(self) -> tuple[str, ...]:

@@ -149,14 +149,14 @@ class Checkpoint:
         turns = [{"from": "human", "value": f"{IMAGE}\n{instruction}"}, {"from": "gpt", "value": response}]
         return self.encode({"id": "vgift-asked", "image": "asked.ppm", "conversations": turns}, picture)
 
-    def encode(self, record: dict, picture: Image.Image) -> Any:
-        """Returns the host's item for a record with this picture in the place of its own."""
+    def encode(self, record: dict, *pictures: Image.Image) -> Any:
+        """Returns the host's item for a record with these pictures in the place of its own."""
         self.conversation_lib.default_conversation = self.conversation  # as in training; the host reads it there
-        return self.encoder.record(record, [picture])
+        return self.encoder.record(record, pictures)
 
     def sample(self, sample: Sample, name: str = "asked") -> Any:
         """Returns the host's item for a task's sample."""
-        return self.encode(sample.record(f"vgift-{name}", f"{name}.ppm"), self.encoder.picture(sample))
+        return self.encode(sample.record(f"vgift-{name}", f"{name}.ppm"), *self.encoder.pictures(sample))
 
     def generate(
         self,

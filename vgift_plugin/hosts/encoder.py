@@ -40,15 +40,17 @@ class Encoder:
 
     def sample(self, sample: Sample, name: str) -> Any:
         """Returns the host's item for a sample: in LLaVA a dict with input_ids, labels and image."""
-        return self.record(sample.record(f"vgift-{name}", f"{name}.ppm"), [self.picture(sample)])
+        return self.record(sample.record(f"vgift-{name}", f"{name}.ppm"), self.pictures(sample))
 
-    def picture(self, sample: Sample) -> Image.Image:
-        """Returns the sample's picture as the host will look at it: on a square canvas where it must be seen whole and
-        the host would crop it, on the host's grid of patches where it looks at pictures as they are."""
+    def pictures(self, sample: Sample) -> list[Image.Image]:
+        """Returns the sample's pictures as the host will look at them: on a square canvas where they must be seen whole
+        and the host would crop them, on the host's grid of patches where it looks at pictures as they are."""
         if (grid := self.host.grid(self.dataset)) is not None:
-            return on_grid(sample.image, *grid)
+            return [on_grid(picture, *grid) for picture in sample.pictures()]
         color = self.host.crop_canvas(self.dataset) if get_task(sample.task).whole else None
-        return sample.image if color is None else ImageOps.pad(sample.image, (max(sample.image.size),) * 2, color=color)
+        if color is None:
+            return sample.pictures()
+        return [ImageOps.pad(picture, (max(picture.size),) * 2, color=color) for picture in sample.pictures()]
 
     def record(self, record: dict, pictures: Sequence[Image.Image]) -> Any:
         """Returns the host's item for a record with these pictures in the place of its own."""

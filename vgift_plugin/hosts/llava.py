@@ -37,6 +37,7 @@ class LLaVA:
     length_names: tuple[str, ...] = ("lengths", "modality_lengths")
     refused: Mapping[str, str] = {}
     refuses = ""
+    several_images = False
 
     def missing(self, module: ModuleType) -> list[str]:
         return data_module_problems(module, {"data_path", "image_folder"}, {"tokenizer", "data_args"})

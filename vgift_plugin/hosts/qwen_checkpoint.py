@@ -64,17 +64,18 @@ class QwenCheckpoint(Checkpoint):
 
     def sample(self, sample: Sample, name: str = "asked") -> dict[str, Any]:
         """Returns the item for a task's sample, painted at the size the model looks at."""
-        return self.encode(sample.record(name, name), on_grid(sample.image, *self.grid))
+        return self.encode(sample.record(name, name), *(on_grid(one, *self.grid) for one in sample.pictures()))
 
-    def encode(self, record: dict, picture: Image.Image) -> dict[str, Any]:
-        """Returns the item for a record with this picture in the place of its own."""
-        messages, texts = [], iter(human_texts(record))
+    def encode(self, record: dict, *pictures: Image.Image) -> dict[str, Any]:
+        """Returns the item for a record with these pictures in the place of its own, each at an `<image>`."""
+        messages, texts, shown = [], iter(human_texts(record)), iter(pictures)
         for turn in record["conversations"]:
             if turn.get("from", turn.get("role")) in ("human", "user"):
-                before, found, after = next(texts).partition(IMAGE)
-                parts: list[dict[str, Any]] = [{"type": "text", "text": before}] if before else []
-                parts += [{"type": "image", "image": picture}] if found else []
-                messages.append({"role": "user", "content": [*parts, {"type": "text", "text": after}]})
+                content: list[dict[str, Any]] = []
+                for k, text in enumerate(next(texts).split(IMAGE)):
+                    content += [{"type": "image", "image": next(shown)}] if k else []
+                    content += [{"type": "text", "text": text.strip()}] if text.strip() else []  # as the host does
+                messages.append({"role": "user", "content": content})
             else:
                 said = turn.get("value", turn.get("content"))
                 messages.append({"role": "assistant", "content": [{"type": "text", "text": said}]})

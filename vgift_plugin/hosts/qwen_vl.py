@@ -27,6 +27,7 @@ class QwenModel(LLaVA):
     """What both training codes share: the model, its processor and its template."""
 
     prepare = ""
+    several_images = True
     refused: Mapping[str, str] = {
         "visual_token_drop": "its model puts visual tokens in inside its forward, together with positions in three "
         "dimensions and (Qwen3-VL) features added to deeper layers, so none can be left out from outside",

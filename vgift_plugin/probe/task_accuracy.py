@@ -26,10 +26,13 @@ FOLDERS_SHOWN = 12
 
 def shown(samples: Sequence[Sample], others: Sequence[Sample]) -> dict[str, list[Sample]]:
     """Returns the samples for each way of asking, which differ only in their pictures."""
+    whole = (0, 0, *GREY.size)
     return {
         SIGHTED: list(samples),
-        BLIND: [replace(sample, image=GREY) for sample in samples],
-        SHUFFLED: [replace(one, image=other.image) for one, other in zip(samples, others, strict=True)],
+        BLIND: [replace(sample, image=GREY, boxes=(whole,) * len(sample.boxes)) for sample in samples],
+        SHUFFLED: [
+            replace(one, image=other.image, boxes=other.boxes) for one, other in zip(samples, others, strict=True)
+        ],
     }
 
 

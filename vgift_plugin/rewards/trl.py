@@ -155,7 +155,10 @@ def dataset(
     if given.ssl_tasks is None:
         given.require_samples()
         raise ConfigError("published samples have words of their own and are no rows here; give --ssl_tasks")
-    made = streams(given, given.tasks(), read_records(data_path), image_folder, None)
+    asked = given.tasks()
+    if several := [spec.task.name for spec in asked if getattr(spec.task, "two_images", False)]:
+        raise ConfigError(f"{several[0]}.two_images: a row has one image; set it to false")
+    made = streams(given, asked, read_records(data_path), image_folder, None)
 
     return datasets.Dataset.from_dict({"i": list(range(n * len(made) * epochs))}).with_transform(
         Rows(tuple(made), n, epoch, form)

@@ -19,7 +19,7 @@ from .drawing import relit, side_by_side
 from .photo_pairs import MARKER, PhotoPairs
 from .registry import register
 from .task import PairTask, Params, knob
-from .two_pictures import GAP_PX, NumberedCandidates
+from .two_pictures import GAP_PX, OneOrTwoImages
 
 TRIES = 8  # pairs of views tried before the photograph is rejected
 POINTS = 96  # points tried in each pair of views
@@ -49,7 +49,7 @@ def corners(size_px: int) -> np.ndarray:
 
 @register
 @dataclass(frozen=True)
-class Correspondence(NumberedCandidates):
+class Correspondence(OneOrTwoImages):
     """Two square views of one photograph side by side: a query point in the left one, candidates in the right one.
 
     The views differ in crop, scale, perspective, light, by a random quarter turn and, in half of the samples, by a
@@ -68,6 +68,16 @@ class Correspondence(NumberedCandidates):
         "Find the point of the right-hand picture that corresponds to Q in the left-hand picture. "
         "Candidates: {numbers}. Answer with one number.",
         "Q on the left and one of {numbers} on the right sit on the same part of the photograph. "
+        "Name that number, nothing else.",
+    )
+    two_image_wordings: ClassVar[tuple[str, ...]] = (
+        "The two images are views of the same scene. Which of the numbered points in the second one ({numbers}) lies "
+        "on the spot marked Q in the first? Reply with the number only.",
+        "The first image marks a place with Q; the second shows the scene differently and marks {numbers}. "
+        "Which number marks the same place? Give just the number.",
+        "Find the point of the second image that corresponds to Q in the first one. "
+        "Candidates: {numbers}. Answer with one number.",
+        "Q in the first image and one of {numbers} in the second sit on the same part of the photograph. "
         "Name that number, nothing else.",
     )
     pairs: ClassVar[type[PairTask]] = PhotoPairs
@@ -121,7 +131,7 @@ class Correspondence(NumberedCandidates):
             raise UnsuitableImage("nothing to tell apart")
         queries, candidates = chosen
         answer = int(rng.integers(self.candidates))
-        return {
+        params = {
             "kind": "views",
             "size_px": self.size_px,
             "views": [
@@ -133,6 +143,11 @@ class Correspondence(NumberedCandidates):
             "answer": answer,
             "wording": self.draw_wording(rng),
         }
+        return self.drawn(params)
+
+    def sizes(self, images: list[Image.Image], params: Params) -> list[tuple[int, int]]:
+        """Returns the size of both views."""
+        return [(params["size_px"],) * 2] * 2
 
     def _quad(self, rng: np.random.Generator, wh: tuple[int, int]) -> np.ndarray:
         """Returns the four corners, in whole pixels of the photograph, of a square with its corners moved inwards."""

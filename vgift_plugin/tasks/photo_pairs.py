@@ -15,7 +15,7 @@ from PIL import Image
 from ..errors import UnsuitableImage
 from .drawing import Marker, PublishedMarker, side_by_side
 from .task import PairTask, Params, knob
-from .two_pictures import GAP_PX, NumberedCandidates
+from .two_pictures import GAP_PX, OneOrTwoImages
 
 PUBLISHED_MARKER = PublishedMarker(radius_px=12, rim="red", rim_px=3, font_px=50, offset=(8, -5), padding_px=5)
 PUBLISHED_HEIGHT_PX = 512
@@ -23,7 +23,7 @@ MARKER = Marker(radius_px=4, font_px=14)
 
 
 @dataclass(frozen=True)
-class PhotoPairs(NumberedCandidates, PairTask):
+class PhotoPairs(OneOrTwoImages, PairTask):
     """Two photographs side by side: a query point in the left one, candidates in the right one."""
 
     name: ClassVar[str] = "correspondence"
@@ -36,6 +36,16 @@ class PhotoPairs(NumberedCandidates, PairTask):
         "Candidates: {numbers}. Answer with one number.",
         "Q sits on a part of what the left photograph shows. One of {numbers} sits on the matching part in the right "
         "photograph. Name that number, nothing else.",
+    )
+    two_image_wordings: ClassVar[tuple[str, ...]] = (
+        "Which of the numbered points in the second image ({numbers}) lies on the same part of an object as the point "
+        "Q in the first? Reply with the number only.",
+        "The first image marks a spot with Q; the second, of something similar, marks {numbers}. "
+        "Which number marks the corresponding spot? Give just the number.",
+        "Find the point of the second image that corresponds in meaning to Q in the first. "
+        "Candidates: {numbers}. Answer with one number.",
+        "Q sits on a part of what the first image shows. One of {numbers} sits on the matching part in the second. "
+        "Name that number, nothing else.",
     )
 
     candidates: int = knob(3, "how many points are offered, 2 to 6")
@@ -60,7 +70,7 @@ class PhotoPairs(NumberedCandidates, PairTask):
             raise UnsuitableImage("candidates too close")
         distractors = kept[1:]
         answer = int(rng.integers(self.candidates))
-        return {
+        params = {
             "kind": "pair",
             "size_px": self.size_px,
             "query": match["query"],
@@ -68,6 +78,11 @@ class PhotoPairs(NumberedCandidates, PairTask):
             "answer": answer,
             "wording": self.draw_wording(rng),
         }
+        return self.drawn(params)
+
+    def sizes(self, images: list[Image.Image], params: Params) -> list[tuple[int, int]]:
+        """Returns the size of both photographs as they are shown."""
+        return [_shown(photo.size, params["size_px"]) for photo in images]
 
     def render(self, images: list[Image.Image], params: Params) -> Image.Image:
         """Returns both photographs side by side with Q and the numbers.
@@ -80,8 +95,8 @@ class PhotoPairs(NumberedCandidates, PairTask):
         panels = []
         for photo, points, labels in zip(images, *marks(params, "Q"), strict=True):
             scale = _scale(photo.size, params["size_px"])
-            width, height = (max(1, int(side * scale)) for side in photo.size)
-            panel = photo.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
+            shown = _shown(photo.size, params["size_px"])
+            panel = photo.resize(shown, Image.Resampling.BILINEAR, reducing_gap=2.0)
             for (x, y), label in zip(points, labels, strict=True):
                 MARKER.paint(panel, (int(x * scale), int(y * scale)), label)
             panels.append(panel)
@@ -97,6 +112,11 @@ def marks(params: Params, query: str) -> tuple[list, list]:
 
 def _scale(wh: Sequence[int], size_px: int) -> float:
     return min(size_px / wh[0], 1.5 * size_px / wh[1])
+
+
+def _shown(wh: Sequence[int], size_px: int) -> tuple[int, int]:
+    scale = _scale(wh, size_px)
+    return max(1, int(wh[0] * scale)), max(1, int(wh[1] * scale))
 
 
 def _published(photos: list[Image.Image], params: Params) -> Image.Image:

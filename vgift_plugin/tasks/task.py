@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 Params = dict[str, Any]
+Box = tuple[int, int, int, int]
 MAX_PX = 4096  # of any knob in pixels
 
 
@@ -32,6 +33,8 @@ class Sample:
         sources: paths of the source photographs.
         redraws: number of unsuitable images skipped before this one.
         informative: (start, end) in characters of the parts of the instruction that the image determines.
+        boxes: (left, top, right, bottom) in `image` of the pictures that the host gets one by one; none for the image
+            as one picture.
     """
 
     task: str
@@ -42,14 +45,21 @@ class Sample:
     sources: tuple[str, ...] = ()
     redraws: int = 0
     informative: tuple[tuple[int, int], ...] = ()
+    boxes: tuple[Box, ...] = ()
+
+    def pictures(self) -> list[Image.Image]:
+        """Returns the pictures that the host gets."""
+        return [self.image.crop(box) for box in self.boxes] or [self.image]
 
     def record(self, id: str, image: str) -> dict[str, Any]:
-        """Returns the sample as a LLaVA record with its picture at path `image`."""
+        """Returns the sample as a LLaVA record with its picture at path `image`, such as `a.png`; several pictures are
+        at `a-0.png`, `a-1.png`."""
+        stem, dot, suffix = image.rpartition(".") if "." in image else (image, "", "")
         return {
             "id": id,
-            "image": image,
+            "image": [f"{stem}-{k}{dot}{suffix}" for k in range(len(self.boxes))] or image,
             "conversations": [
-                {"from": "human", "value": f"<image>\n{self.instruction}"},
+                {"from": "human", "value": "<image>\n" * max(1, len(self.boxes)) + self.instruction},
                 {"from": "gpt", "value": self.response},
             ],
         }
@@ -124,6 +134,10 @@ class Task:
     def render(self, images: list[Image.Image], params: Params) -> Image.Image:
         """Returns the sample's RGB image; a pure function of its arguments."""
         raise NotImplementedError(f"{type(self).__name__}.render")
+
+    def boxes(self, images: list[Image.Image], params: Params) -> tuple[Box, ...]:
+        """Returns where in the rendered image the pictures lie that the host gets one by one; none for one picture."""
+        return ()
 
     def response(self, params: Params) -> str:
         """Returns the short answer."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
-from .task import Params, Task, listed
+from PIL import Image
+
+from .task import Box, Params, Task, knob, listed
 
 GAP_PX = 16
 
@@ -48,3 +51,37 @@ class NumberedCandidates(TwoPictures):
     def chance(self) -> float:
         """1/candidates: 1/3 for three."""
         return 1 / self.candidates
+
+
+@dataclass(frozen=True)
+class OneOrTwoImages(NumberedCandidates):
+    """A task whose two pictures may be two images of the record, as in V-GIFT's setup for LLaVA-OneVision-1.5.
+
+    Class attributes:
+        two_image_wordings: `wordings` for two images, as many.
+    """
+
+    two_image_wordings: ClassVar[tuple[str, ...]] = ()
+
+    two_images: bool = knob(False, "two images in one record instead of one picture, for training code that takes them")
+
+    def drawn(self, params: Params) -> Params:
+        """Returns the choices of a sample, with the number of its images."""
+        return {**params, "two_images": True} if self.two_images else params
+
+    def sizes(self, images: list[Image.Image], params: Params) -> list[tuple[int, int]]:
+        """Returns (width, height) of both pictures."""
+        raise NotImplementedError(f"{type(self).__name__}.sizes")
+
+    def boxes(self, images: list[Image.Image], params: Params) -> tuple[Box, ...]:
+        """Returns where both pictures lie if they are two images."""
+        if not params.get("two_images"):
+            return ()
+        (width, height), (right, other) = self.sizes(images, params)
+        return (0, 0, width, height), (width + GAP_PX, 0, width + GAP_PX + right, other)
+
+    def ask(self, params: Params) -> tuple[str, str]:
+        """Returns (instruction, response); see `Task.ask`."""
+        if not params.get("two_images"):
+            return super().ask(params)
+        return self.two_image_wordings[params["wording"]].format(**self.words(params)), self.response(params)

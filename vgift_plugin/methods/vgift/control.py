@@ -34,7 +34,8 @@ class ShuffledStream(Proxy):
 
     def __call__(self, epoch: int, j: int, on_redraw: Callable[[str, str, list[str]], None] | None = None) -> Sample:
         """Returns sample j of an epoch; see `Stream`."""
-        return replace(self.base(epoch, j, on_redraw), image=self.base(epoch, (j + 1) % self.count).image)
+        other = self.base(epoch, (j + 1) % self.count)
+        return replace(self.base(epoch, j, on_redraw), image=other.image, boxes=other.boxes)
 
 
 class RepeatingDataset(MixedDataset):

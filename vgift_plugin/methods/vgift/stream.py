@@ -99,7 +99,8 @@ class Stream:
         images, params = self._choices(generator(self.seed, "sample", task.name, epoch, j, attempt), picks)
         instruction, response = task.ask(params)
         image, spans = task.render(images, params), task.informative_spans(params)
-        return Sample(task.name, image, instruction, response, params, tuple(paths), attempt, spans)
+        boxes = task.boxes(images, params)
+        return Sample(task.name, image, instruction, response, params, tuple(paths), attempt, spans, boxes)
 
     def _paths(self, picks: list[int]) -> list[str]:
         return [self.source.path(pick) for pick in picks]

@@ -13,6 +13,7 @@ from PIL import Image
 from ... import __version__
 from ...data.photos import fingerprint
 from ...data.records import said
+from ...errors import ConfigError
 from ...hosts.token_facts import with_facts
 from ...tasks.task import Sample, Task
 from ..run import Run
@@ -40,6 +41,11 @@ def plan(flags: VgiftFlags, run: Run) -> MixturePlan | None:
         logger.info("--ssl_ratio 0: no self-supervised sample is mixed in, the training set is the host's own")
         return None
     specs = tuple(replace(spec, task=fitted(spec.task, run)) for spec in flags.tasks())
+    for spec in specs:
+        if getattr(spec.task, "two_images", False) and not run.host.several_images:
+            raise ConfigError(
+                f"--ssl_config: {spec.task.name}.two_images: {run.host.name} takes one image a record; set it to false"
+            )
     for spec in specs:
         if spec.reason:
             logger.info("--ssl_weights_from: %s is %s; weight %s", spec.task.name, spec.reason, spec.weight)
@@ -112,8 +118,8 @@ class MixturePlan:
         sample_bytes = 0
         for stream, _ in self.parts:
             first = self_test(stream, plain, template, run.tokenizer, run.host)
-            width, height = run.encoder.picture(first).size
-            sample_bytes = max(sample_bytes, 3 * width * height)
+            sizes = [picture.size for picture in run.encoder.pictures(first)]
+            sample_bytes = max(sample_bytes, sum(3 * width * height for width, height in sizes))
             for name, value in run.encoder.lengths(first).items():
                 lengths.setdefault(name, []).append(value)
         self._warn_of_small_pictures(run)

@@ -127,12 +127,10 @@ class Export:
             sample = stream(self.epoch, j, lambda task, reason, paths: redraws.update([reason]))
             id = f"vgift-{sample.task}-{self.epoch}-{j}"
             path = f"images/{sample.task}/{id}.{suffix}"
-            yield (
-                sample.record(id, path),
-                stream.task,
-                sample.params,
-                [(path, _encoded(sample.image, self.jpeg_quality))],
-            )
+            record = sample.record(id, path)
+            names = record["image"] if isinstance(record["image"], list) else [path]
+            encoded = [_encoded(picture, self.jpeg_quality) for picture in sample.pictures()]
+            yield record, stream.task, sample.params, list(zip(names, encoded, strict=True))
 
 
 def _tarred(key: str, record: dict, task: Task, params: dict, pictures: list[Picture]) -> dict[str, Any]:
