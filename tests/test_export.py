@@ -79,6 +79,17 @@ def test_two_images_of_a_record_are_two_files(photos, tmp_path):
         export(flags, str(photos), str(tmp_path / "trl"), "trl", n=3)
 
 
+def test_pictures_on_a_grid_of_patches(photos, tmp_path):
+    export({**FLAGS, "grid": "28,200000,260000"}, str(photos), str(tmp_path / "out"), "llava", n=4)
+    for record in json.loads((tmp_path / "out" / "vgift.json").read_text()):
+        width, height = Image.open(tmp_path / "out" / record["image"]).size
+        assert width % 28 == height % 28 == 0 and 200_000 <= width * height <= 260_000
+    for wrong in ("28", "28,a,9", "0,1,2", "28,900,800", "64,1,100"):
+        with pytest.raises(ConfigError, match=f"--grid {wrong}: "):
+            export({**FLAGS, "grid": wrong}, str(photos), str(tmp_path / "no"), "llava", n=4)
+    assert not (tmp_path / "no").exists()
+
+
 def test_messages_load_in_datasets_and_score(photos, tmp_path, trained_on):
     datasets = pytest.importorskip("datasets")
     write(photos, tmp_path / "out", "messages")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Optional
 
@@ -15,19 +15,22 @@ from ...errors import ConfigError
 from ...report.page import check_outputs, flag_words
 from .flags import VgiftFlags
 from .gallery import Section, gallery
+from .grid import HELP, Grid, fitted, grid_of, seen
 from .streams import find_replay, streams
 
 HEAVY_MB = 20  # larger files are slow to open and too large to mail
 
 
-def sections(flags: VgiftFlags, image_folder: str, data_path: str | None, n: int, tally: Tally) -> Iterator[Section]:
+def sections(
+    flags: VgiftFlags, image_folder: str, data_path: str | None, n: int, tally: Tally, grid: Grid | None = None
+) -> Iterator[Section]:
     """Yields the first n published samples of each task, then the first n samples of epoch 0 of each task in the flags.
 
     These are the samples of training. Redrawn images are counted in `tally`.
     """
     if n < 1:
         raise ConfigError(f"-n {n}: at least one sample")
-    specs = flags.tasks()
+    specs = tuple(replace(spec, task=fitted(spec.task, grid)) for spec in flags.tasks())
     flags.require_samples()
     records = read_records(data_path)
     replay = find_replay(flags, records or (), image_folder)
@@ -36,7 +39,7 @@ def sections(flags: VgiftFlags, image_folder: str, data_path: str | None, n: int
             places = positions[:n].tolist()
             yield f"{task.name}, published", task, [replay.sample(place, records[place]) for place in places]
     for stream in streams(flags, specs, records, image_folder, replay):
-        yield stream.task.name, stream.task, [stream(0, j, tally) for j in range(n)]
+        yield stream.task.name, stream.task, [seen(stream(0, j, tally), grid) for j in range(n)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +53,15 @@ class Preview(VgiftFlags):
     image_folder: str = option(help="images; with --data_path what its paths are relative to", metavar="DIR")
     data_path: Optional[str] = option(None, "LLaVA records whose images are used, instead of all in the folder")
     n: int = option(12, "samples of each task", short="-n")
+    grid: Optional[str] = option(None, HELP, metavar="S,MIN,MAX")
     output: str = option(help="the page, .html", short="-o", metavar="FILE")
 
     def run(self) -> str:
         """See `preview`."""
-        return preview(self, self.image_folder, self.data_path, self.n, self.output)
+        return preview(self, self.image_folder, self.data_path, self.n, self.output, self.grid)
 
 
-def preview(flags: Any, image_folder: str, data_path: str | None, n: int, output: str) -> str:
+def preview(flags: Any, image_folder: str, data_path: str | None, n: int, output: str, grid: str | None = None) -> str:
     """Writes the gallery page.
 
     Args:
@@ -66,6 +70,7 @@ def preview(flags: Any, image_folder: str, data_path: str | None, n: int, output
         data_path: LLaVA records whose images are used, or None for all images in the folder.
         n: number of samples per task.
         output: the page, `.html`.
+        grid: for models that look at pictures as they are; see `grid.grid_of`.
 
     Returns:
         one line for the terminal.
@@ -76,7 +81,7 @@ def preview(flags: Any, image_folder: str, data_path: str | None, n: int, output
     check_outputs(output)
     tally = Tally()
     asked = VgiftFlags.of(flags)
-    shown = list(sections(asked, image_folder, data_path, n, tally))
+    shown = list(sections(asked, image_folder, data_path, n, tally, grid_of(grid)))
     about = f"The first samples of epoch 0, as training sees them, with {flag_words(asked)}"
     write_whole(Path(output), gallery(shown, about).encode())
     redrawn = sum(count for reasons in tally.counts().values() for count in reasons.values())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,11 +14,12 @@ from ...data.photos import fingerprint
 from ...data.records import said
 from ...errors import ConfigError
 from ...hosts.token_facts import with_facts
-from ...tasks.task import Sample, Task
+from ...tasks.task import Sample
 from ..run import Run
 from .callbacks import MixCallback, mix_table
 from .control import RepeatingDataset, ShuffledStream, pictured
 from .flags import REPEAT, SHUFFLED, VgiftFlags, counts
+from .grid import fitted
 from .losses import TaskLosses
 from .metrics import Accuracy, HeldOut, evaluated, require_suitable
 from .mixture import MixedDataset
@@ -40,7 +40,7 @@ def plan(flags: VgiftFlags, run: Run) -> MixturePlan | None:
     if flags.ssl_ratio == 0 and flags.ssl_replay is None:
         logger.info("--ssl_ratio 0: no self-supervised sample is mixed in, the training set is the host's own")
         return None
-    specs = tuple(replace(spec, task=fitted(spec.task, run)) for spec in flags.tasks())
+    specs = tuple(replace(spec, task=fitted(spec.task, run.host.grid(run.base))) for spec in flags.tasks())
     for spec in specs:
         if getattr(spec.task, "two_images", False) and not run.host.several_images:
             raise ConfigError(
@@ -73,15 +73,6 @@ def record_words(record: dict) -> str:
     image = record.get("image")
     names = [str(name).rpartition("/")[2] for name in (image if isinstance(image, list) else [image])]
     return "\0".join([str(record.get("id")), *names, *(str(said(turn)) for turn in record.get("conversations") or ())])
-
-
-def fitted(task: Task, run: Run) -> Task:
-    """Returns the task, scaled up if necessary so that the host does not enlarge its pictures; see `Host.grid`."""
-    grid, size_px = run.host.grid(run.base), task.picture_px
-    if grid is None or size_px is None or size_px**2 >= grid[1]:
-        return task
-    step, least, _ = grid
-    return task.scaled(math.ceil(math.sqrt(least) / step) * step / size_px)
 
 
 @dataclass

@@ -15,7 +15,9 @@ from PIL import Image
 
 from ....data.files import write_files
 from ....data.rows import inside
+from ....hosts.encoder import on_grid
 from ....tasks.task import Task
+from ..grid import Grid
 from ..replay import Replay
 from ..stream import Stream
 from .tables import ROLES, ROWS, table
@@ -50,6 +52,7 @@ class Export:
         jpeg_quality: None for lossless PNG.
         output: the folder.
         chunk_size: samples per chunk; a shard is a chunk.
+        grid: for models that look at pictures as they are, see `grid.grid_of`.
     """
 
     parts: list[tuple[Stream, int]]
@@ -59,6 +62,7 @@ class Export:
     jpeg_quality: int | None
     output: str
     chunk_size: int
+    grid: Grid | None = None
 
     def sizes(self) -> dict[str, int]:
         """Returns {part: number of samples}, in the order of the export."""
@@ -129,7 +133,8 @@ class Export:
             path = f"images/{sample.task}/{id}.{suffix}"
             record = sample.record(id, path)
             names = record["image"] if isinstance(record["image"], list) else [path]
-            encoded = [_encoded(picture, self.jpeg_quality) for picture in sample.pictures()]
+            shown = sample.pictures() if self.grid is None else [on_grid(one, *self.grid) for one in sample.pictures()]
+            encoded = [_encoded(picture, self.jpeg_quality) for picture in shown]
             yield record, stream.task, sample.params, list(zip(names, encoded, strict=True))
 
 

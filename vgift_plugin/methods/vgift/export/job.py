@@ -7,7 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Optional
@@ -21,6 +21,7 @@ from ....data.records import read_records
 from ....errors import ConfigError
 from ....tasks.registry import task_names
 from ..flags import VgiftFlags, counts
+from ..grid import HELP, fitted, grid_of
 from ..streams import find_replay, streams
 from .chunks import Export
 
@@ -56,6 +57,7 @@ class ExportSamples(VgiftFlags):
     n: Optional[int] = option(None, "samples of each task, instead of --ssl_ratio", short="-n", metavar="N")
     epoch: int = option(0, "whose samples: epoch E of training", metavar="E")
     jpeg_quality: Optional[int] = option(None, "JPEG of this quality; PNG, lossless, by default", metavar="Q")
+    grid: Optional[str] = option(None, HELP, metavar="S,MIN,MAX")
     chunk_size: int = option(500, "samples in a chunk, which is a shard or a Parquet file", metavar="N")
     workers: Optional[int] = option(None, "processes; all cores by default", metavar="N")
 
@@ -67,7 +69,8 @@ class ExportSamples(VgiftFlags):
         """
         self._check()
         given = VgiftFlags.of(self)
-        asks = given.tasks()
+        grid = grid_of(self.grid)
+        asks = tuple(replace(spec, task=fitted(spec.task, grid)) for spec in given.tasks())
         if not given.makes_samples:
             raise ConfigError(f"--ssl_tasks is missing; known tasks: {', '.join(task_names())}")
         records = read_records(self.data_path)
@@ -88,6 +91,7 @@ class ExportSamples(VgiftFlags):
             self.jpeg_quality,
             self.output,
             self.chunk_size,
+            grid,
         )
         settings = {
             "vgift_plugin": __version__,
@@ -96,6 +100,7 @@ class ExportSamples(VgiftFlags):
             "epoch": self.epoch,
             "jpeg_quality": self.jpeg_quality,
             "chunk_size": self.chunk_size,
+            **({"grid": self.grid} if grid else {}),
             "samples": what.sizes(),
             "sources": {
                 stream.task.name: f"{stream.source.where}, {stream.source.fingerprint()}" for stream, _ in parts
