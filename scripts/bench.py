@@ -36,7 +36,8 @@ from tiny_llava import build, build_tokenizer
 
 import vgift_plugin
 from vgift_plugin import get_task, task_names
-from vgift_plugin.data.photos import from_folder, open_photo
+from vgift_plugin.data.photo import open_photo
+from vgift_plugin.data.photos import from_folder
 from vgift_plugin.data.records import picture_name
 from vgift_plugin.data.seeding import generator
 from vgift_plugin.hosts.encoder import Encoder

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vgift_plugin.data.jobs import Job
-from vgift_plugin.data.photos import open_photo, photo_size
+from vgift_plugin.data.photo import open_photo, photo_size
 from vgift_plugin.data.records import read_records
 from vgift_plugin.errors import ConfigError, UnsuitableImage
 from vgift_plugin.methods.l2t.templates import read as read_templates

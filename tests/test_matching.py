@@ -11,7 +11,7 @@ from conftest import DINO_STD as STD
 from conftest import build_dino
 from PIL import Image, ImageEnhance
 
-from vgift_plugin.data.photos import open_photo
+from vgift_plugin.data.photo import open_photo
 from vgift_plugin.data.seeding import generator
 from vgift_plugin.errors import ConfigError, UnsuitableImage
 from vgift_plugin.methods.vgift.pairs.features import Encoder, Grid, Photo, nearest

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vgift_plugin.data.photos import open_photo
+from vgift_plugin.data.photo import open_photo
 from vgift_plugin.data.seeding import generator
 from vgift_plugin.errors import ConfigError
 from vgift_plugin.methods.vgift.pairs.job import MatchPairs

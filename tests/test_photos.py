@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from vgift_plugin.data import photos
-from vgift_plugin.data.photos import from_folder, from_records, open_photo, photo_size
+from vgift_plugin.data import photo
+from vgift_plugin.data.photo import open_photo, photo_size
+from vgift_plugin.data.photos import from_folder, from_records
 from vgift_plugin.data.records import read_records
 from vgift_plugin.errors import ConfigError, PhotoReadError, UnsuitableImage
 from vgift_plugin.methods.vgift.flags import VgiftFlags
@@ -174,8 +175,8 @@ def failing(monkeypatch):
         return super(Reader, self).read(*size)
 
     Reader = type("Reader", (io.BufferedReader,), {"read": read})
-    monkeypatch.setattr(photos, "open", lambda path, mode: Reader(io.FileIO(path)), raising=False)
-    monkeypatch.setattr(photos, "PAUSES_S", (0, 0, 0))
+    monkeypatch.setattr(photo, "open", lambda path, mode: Reader(io.FileIO(path)), raising=False)
+    monkeypatch.setattr(photo, "PAUSES_S", (0, 0, 0))
     return lambda number, times: left.extend([OSError(number, os.strerror(number))] * times)
 
 

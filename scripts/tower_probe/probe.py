@@ -19,7 +19,8 @@ from PIL import Image, ImageOps
 from results import Row, table_text, tower_page
 
 from vgift_plugin.audit.solvers import require_sklearn
-from vgift_plugin.data.photos import from_folder, open_photo
+from vgift_plugin.data.photo import open_photo
+from vgift_plugin.data.photos import from_folder
 from vgift_plugin.errors import ConfigError, UnsuitableImage
 from vgift_plugin.report.intervals import effective_size, wilson
 from vgift_plugin.report.page import check_outputs

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..data.photos import open_photo
+from ..data.photo import open_photo
 from ..data.records import picture_name, top_folder, why_not_one_picture
 from ..data.seeding import permute
 from ..errors import ConfigError, UnsuitableImage

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from ...data.arguments import option
 from ...data.files import write_whole
-from ...data.photos import open_photo
+from ...data.photo import open_photo
 from ...errors import ConfigError, UnsuitableImage
 from ...report.page import check_outputs, embed, render
 from .corruption import corrupt

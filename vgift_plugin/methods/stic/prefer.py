@@ -13,7 +13,8 @@ from PIL import Image
 
 from ...data.arguments import option
 from ...data.jobs import FileJob
-from ...data.photos import first_readable, from_folder, open_photo
+from ...data.photo import open_photo
+from ...data.photos import first_readable, from_folder
 from ...data.seeding import generator, permute
 from ...errors import ConfigError, UnsuitableImage
 from ...hosts.checkpoint import Checkpoint, Reply

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Optional
 
 from ...data.arguments import option
-from ...data.photos import MAX_PIXELS
+from ...data.photo import MAX_PIXELS
 from ...data.strict import read_settings
 from ...errors import ConfigError
 from ...tasks.registry import get_task, presets, task_names

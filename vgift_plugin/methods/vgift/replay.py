@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ...data.photos import MAX_PIXELS
+from ...data.photo import MAX_PIXELS
 from ...data.proxy import WrappedDataset
 from ...data.rows import absent, some
 from ...data.seeding import generator

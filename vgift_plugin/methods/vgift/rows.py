@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from ...data.jobs import progress
-from ...data.photos import MAX_PIXELS, THREADS, fingerprint, is_held_out, open_photo, photo_size
+from ...data.photo import MAX_PIXELS, open_photo, photo_size
+from ...data.photos import THREADS, fingerprint, is_held_out
 from ...data.rows import SHOWN, Rows, absent, inside, require_no_links_out, some
 from ...data.seeding import generator
 from ...errors import ConfigError, UnsuitableImage

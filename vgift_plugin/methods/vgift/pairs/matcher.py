@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ....data.photos import open_photo
+from ....data.photo import open_photo
 from ....data.seeding import generator
 from ....errors import UnsuitableImage
 from .features import Encoder, Photo
