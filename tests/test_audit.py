@@ -70,8 +70,8 @@ def toy(leak=None, shift=False):
 def pictures(tmp_path_factory):
     """Two folders of 120 pictures of 224 px: drawn scenes, and views of photographs."""
     root, data = tmp_path_factory.mktemp("pictures"), demo_module("data")
-    data.make(root, 120, 120, 0, 0)
-    return root / "images" / "train"
+    data.write(root, 120, 120)
+    return root
 
 
 def test_wilsons_interval():

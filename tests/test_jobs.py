@@ -29,6 +29,7 @@ from vgift_plugin.errors import ConfigError
 
 PROCESSES = multiprocessing.get_context("forkserver")  # imports LLaVA once, then a process starts at once
 PROCESSES.set_forkserver_preload(["llava.train.train", "llava.model.builder", "vgift_plugin.cli"])
+LIBRARIES = {"export-webdataset": "webdataset", "export-verl": "pyarrow", "export-trl": "pyarrow"}
 KILLS = int(os.environ.get("VGIFT_KILLS", "2"))
 STOPS = ((1, signal.SIGKILL), (2, signal.SIGKILL), (4, signal.SIGTERM), (3, signal.SIGINT))
 
@@ -70,7 +71,7 @@ def asked(job, *flags):
 
 
 COMMANDS = {
-    **{f"export-{format}": exported(format) for format in ("llava", "webdataset", "messages")},
+    **{f"export-{format}": exported(format) for format in ("llava", "webdataset", "messages", "verl", "trl")},
     "pairs": paired,
     "prefer": asked(["stic", "prefer"], "--batch-size 1 --max-new-tokens 3"),
     "describe": asked(["stic", "describe"], "--batch-size 1 --max-new-tokens 3"),
@@ -152,8 +153,8 @@ def test_stopped_resumed_and_shared_it_writes_the_same_bytes(name, request, tmp_
     def command(out):
         return COMMANDS[name](request.getfixturevalue, tmp_path / out)
 
-    if name == "export-webdataset":
-        pytest.importorskip("webdataset")
+    if name in LIBRARIES:
+        pytest.importorskip(LIBRARIES[name])
     (tmp_path / "whole").mkdir(), (tmp_path / "stopped").mkdir()
     code, said = Run(command("whole"), tmp_path / "log").end()
     assert code == 0, said
@@ -180,8 +181,8 @@ def test_stopped_resumed_and_shared_it_writes_the_same_bytes(name, request, tmp_
 )
 def test_killed_at_any_time_it_leaves_no_process_and_no_file(name, request, tmp_path):
     """`VGIFT_KILLS=200 pytest tests/test_jobs.py -k killed_at` kills each command 200 times."""
-    if name == "export-webdataset":
-        pytest.importorskip("webdataset")
+    if name in LIBRARIES:
+        pytest.importorskip(LIBRARIES[name])
 
     def command(out):
         return COMMANDS[name](request.getfixturevalue, tmp_path / out)
