@@ -159,6 +159,13 @@ def test_it_trains_on_self_supervised_samples(start, name):
     assert len(result["losses"]) == 2 and any("loss_base" in step for step in result["losses"])
 
 
+@parametrised(("Bunny", "InternLM-XComposer", "MoE-LLaVA"))
+def test_its_instructions_are_learned(start, name):
+    done = start(name, asked={**SSL, "instruct_loss": "no_system"})
+    steps = told(done)["losses"]
+    assert len(steps) == 2 and any("instruction_loss" in step and "response_loss" in step for step in steps)
+
+
 @parametrised(REFUSED)
 def test_what_cannot_mix_samples_in_starts_as_without_the_plugin_and_refuses_flags_before_the_model(start, name):
     alone, beside, refused = start(name), start(name, asked={}), start(name, asked=SSL)
