@@ -56,6 +56,9 @@ class MoELLaVA(Descendant):
     packages = ("moellava",)
     modules = ("moellava.train.train",)
     own_fields = ("video_folder", "num_frames")
+    refused: Mapping[str, str] = {
+        "tune_vision_tower": "this training code's loader takes the original tower again, so that a trained one is lost"
+    }
 
     def source(self, data_args: Any) -> str:
         return ", ".join(data_args.data_path)
