@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# Demo of the main use, from scratch: builds a tiny LLaVA, creates pictures, fine-tunes with upstream's own code and
+# Demo of the main use, from scratch: builds a tiny LLaVA, draws pictures, fine-tunes with upstream's own code and
 # self-supervised samples mixed in, and measures on held-out pictures whether the model uses them.
 source "$(dirname "$0")/env.sh"
 
 SECONDS=0
 out=demo_out
-tasks=rotation:18,color,correspondence
+tasks=rotation,jigsaw:2,position:2
 knobs=scripts/demo/knobs.yaml
 rm -rf "$out"
 mkdir "$out"
 export OMP_NUM_THREADS=2
 
-echo "== a tiny LLaVA with random weights, and pictures"
-python scripts/demo/tiny_llava.py "$out"
-python scripts/demo/data.py "$out"
+echo "== a tiny LLaVA: random weights, but for a vision tower that is taught to tell regions of scenes apart; and scenes"
+python scripts/demo/tiny_llava.py "$out" --image_px 84 --tower_hidden 64 --tower_layers 3 --tasks rotation jigsaw position
+python scripts/demo/tower.py "$out/clip-tower"
+python scripts/demo/scenes.py "$out"
 
 echo "== look before you train"
 vgift preview --ssl_tasks "$tasks" --ssl_config "$knobs" --image_folder "$out/images/train" -n 12 -o "$out/gallery.html"

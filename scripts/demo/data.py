@@ -1,15 +1,8 @@
-"""Writes the demo's pictures and base records: drawn scenes, and views of photographs shipped with scikit-image.
-
-    python scripts/demo/data.py FOLDER     # FOLDER/images/{train,heldout}/{scene,photo}/*.jpg, base.json
-
-Held-out scenes are new scenes; held-out views are other crops of the same few photographs.
-"""
+"""Drawn landscapes with houses, and views of photographs shipped with scikit-image."""
 
 from __future__ import annotations
 
-import argparse
 import colorsys
-import json
 from pathlib import Path
 
 import numpy as np
@@ -75,38 +68,14 @@ def turn(human: str, gpt: str) -> list[dict]:
     return [{"from": "human", "value": human}, {"from": "gpt", "value": gpt}]
 
 
-def make(folder: Path, scenes: int, views: int, held_out_scenes: int, held_out_views: int, seed: int = 0) -> None:
-    """Writes pictures and base records."""
+def write(folder: Path, scenes: int, views: int, seed: int = 0) -> None:
+    """Writes FOLDER/scene/*.jpg and FOLDER/photo/*.jpg."""
     data = Path(skimage.__file__).parent / "data"
     photos = [Image.open(data / name).convert("RGB") for name in PHOTOGRAPHS]
-    records = []
-    for part, n_scenes, n_views in (("train", scenes, views), ("heldout", held_out_scenes, held_out_views)):
-        for kind in ("scene", "photo"):
-            (folder / "images" / part / kind).mkdir(parents=True, exist_ok=True)
-        for k in range(n_scenes + n_views):
-            rng = generator(seed, "demo", part, k)
-            drawn = k < n_scenes
-            name = f"{part}/{'scene' if drawn else 'photo'}/{k:05d}.jpg"
-            image, houses = scene(rng) if drawn else (view(rng, photos[k % len(photos)]), 0)
-            image.save(folder / "images" / name, quality=92)
-            if part == "train":
-                asked = [
-                    ("What does this picture show? Answer briefly.", "A drawn scene." if drawn else "A photograph.")
-                ]
-                asked += [("How many houses are there?", str(houses))] * drawn
-                question, answer = asked[k % len(asked)]
-                records.append({"id": str(k), "image": name, "conversations": turn(f"<image>\n{question}", answer)})
-                if k % 5 == 0:
-                    a, b = (int(x) for x in rng.integers(0, 10, 2))
-                    records.append({"id": f"t{k}", "conversations": turn(f"What is {a} plus {b}?", str(a + b))})
-    (folder / "base.json").write_text(json.dumps(records, indent=1), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--scenes", type=int, default=1400)
-    parser.add_argument("--views", type=int, default=600)
-    parser.add_argument("--held_out_scenes", type=int, default=900)
-    parser.add_argument("--held_out_views", type=int, default=100)
-    make(**vars(parser.parse_args()))
+    for kind in ("scene", "photo"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    for k in range(scenes + views):
+        rng = generator(seed, "demo", "train", k)
+        drawn = k < scenes
+        image = scene(rng)[0] if drawn else view(rng, photos[k % len(photos)])
+        image.save(folder / ("scene" if drawn else "photo") / f"{k:05d}.jpg", quality=92)

@@ -17,12 +17,12 @@ python scripts/demo/train_cpu.py \
     --bf16 False \
     --use_cpu True \
     --output_dir ./demo_out/checkpoint \
-    --num_train_epochs 5 \
-    --per_device_train_batch_size 32 \
+    --num_train_epochs 8 \
+    --per_device_train_batch_size 16 \
     --gradient_accumulation_steps 1 \
     --evaluation_strategy "no" \
     --save_strategy "no" \
-    --learning_rate 3e-3 \
+    --learning_rate 2e-3 \
     --weight_decay 0. \
     --warmup_ratio 0.03 \
     --lr_scheduler_type "cosine" \

@@ -1,14 +1,21 @@
-"""Drawn scenes, and four questions about them.
+"""Drawn scenes, and four questions about them, as LLaVA's records.
+
+    python scripts/demo/scenes.py FOLDER     # FOLDER/images/{train,heldout}/*.png, base.json, questions.json
 
 Colours belong to things (skies, leaves, roofs), so that a grey picture tells something of them.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from vgift_plugin.data.seeding import generator
 
 SIDE_PX = 84
 COLORS = {"red": (200, 40, 35), "blue": (40, 70, 190), "white": (235, 235, 230), "yellow": (235, 200, 50)}
@@ -75,16 +82,15 @@ def shapes(rng: np.random.Generator, facts: dict[str, str]) -> list[Shape]:
     return drawn
 
 
-def painted(drawn: list[Shape], rng: np.random.Generator) -> tuple[Image.Image, np.ndarray]:
-    """Returns shapes as a noisy picture of SIDE_PX² pixels, and the number of each pixel's region, at three times that
-    size."""
-    big = SIDE_PX * 3
+def painted(drawn: list[Shape], rng: np.random.Generator, side_px: int = SIDE_PX) -> tuple[Image.Image, np.ndarray]:
+    """Returns shapes as a noisy square picture, and the number of each pixel's region, at three times its size."""
+    big = side_px * 3
     image, regions = Image.new("RGB", (big, big)), Image.new("L", (big, big))
     for shape in drawn:
         at = [x * big for x in shape.at]
         getattr(ImageDraw.Draw(image), shape.kind)(at, fill=shape.color)
         getattr(ImageDraw.Draw(regions), shape.kind)(at, fill=REGIONS.index(shape.region))
-    small = np.asarray(image.resize((SIDE_PX, SIDE_PX), Image.Resampling.BOX))
+    small = np.asarray(image.resize((side_px, side_px), Image.Resampling.BOX))
     noisy = np.clip(small + rng.normal(0, 4, small.shape), 0, 255).astype(np.uint8)
     return Image.fromarray(noisy), np.asarray(regions)
 
@@ -95,3 +101,40 @@ def drawn_facts(rng: np.random.Generator, shortcut: float) -> dict[str, str]:
         name: answers[0 if rng.random() < shortcut else int(rng.integers(len(answers)))]
         for name, (_, answers) in QUESTIONS.items()
     }
+
+
+def make(folder: Path, seed: int, train: int, heldout: int, shortcut: float, side_px: int = SIDE_PX) -> None:
+    """Writes scenes with one question each: base.json of those to train on, questions.json of those held out.
+
+    Args:
+        folder: where to.
+        seed: of everything drawn.
+        train, heldout: number of scenes.
+        shortcut: of the training records, see `drawn_facts`; the held-out ones have none.
+        side_px: of the pictures.
+    """
+    for part, count, bias in (("train", train, shortcut), ("heldout", heldout, 0.0)):
+        records = []
+        (folder / "images" / part).mkdir(parents=True, exist_ok=True)
+        for k in range(count):
+            rng = generator(seed, "study", part, k)
+            facts = drawn_facts(rng, bias)
+            name = f"{part}/{k:05d}.png"
+            painted(shapes(rng, facts), rng, side_px)[0].save(folder / "images" / name)
+            kind = list(QUESTIONS)[k % len(QUESTIONS)]
+            ask = {"from": "human", "value": f"<image>\n{QUESTIONS[kind][0]}"}
+            turns = [ask, {"from": "gpt", "value": facts[kind]}]
+            records.append({"id": str(k), "image": name, "kind": kind, "conversations": turns})
+        path = folder / ("base.json" if part == "train" else "questions.json")
+        path.write_text(json.dumps(records, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--train", type=int, default=1200)
+    parser.add_argument("--heldout", type=int, default=1000)
+    parser.add_argument("--shortcut", type=float, default=0.0)
+    parser.add_argument("--side_px", type=int, default=168)
+    make(**vars(parser.parse_args()))

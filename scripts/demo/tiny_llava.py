@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import sentencepiece
@@ -26,12 +27,12 @@ from transformers import (
 from vgift_plugin import get_task
 from vgift_plugin.tasks.colors import xkcd
 
-TASKS = ("color", "correspondence", "rotation")  # of the demo
+TASKS = ("color", "correspondence", "rotation")
 
 
-def corpus() -> list[str]:
-    """Returns text with every word of the demo: the tasks' wordings, the colour names and the base questions."""
-    lines = [wording for name in TASKS for wording in get_task(name).wordings]
+def corpus(tasks: Sequence[str] = TASKS) -> list[str]:
+    """Returns text with the words of tasks, the colour names and some questions."""
+    lines = [wording for name in tasks for wording in get_task(name).wordings]
     lines += xkcd()[0]
     lines += [
         "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
@@ -44,11 +45,11 @@ def corpus() -> list[str]:
     return lines
 
 
-def build_tokenizer(folder: Path, vocabulary: int = 1500) -> LlamaTokenizer:
+def build_tokenizer(folder: Path, vocabulary: int = 1500, tasks: Sequence[str] = TASKS) -> LlamaTokenizer:
     """Returns a tokenizer trained with Llama's settings (identity normalisation, split digits, byte fallback)."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as work:
-        Path(work, "corpus.txt").write_text("\n".join(corpus()), encoding="utf-8")
+        Path(work, "corpus.txt").write_text("\n".join(corpus(tasks)), encoding="utf-8")
         sentencepiece.SentencePieceTrainer.train(
             input=str(Path(work, "corpus.txt")),
             model_prefix=str(Path(work, "tokenizer")),
@@ -76,10 +77,11 @@ def build(
     tower_hidden: int = 256,
     tower_layers: int = 1,
     seed: int = 0,
+    tasks: Sequence[str] = TASKS,
 ) -> tuple[Path, Path]:
     """Writes both parts; returns (folder of the language model, folder of the vision tower)."""
     llm, tower = Path(folder, "llm"), Path(folder, "clip-tower")
-    tokenizer = build_tokenizer(llm)
+    tokenizer = build_tokenizer(llm, tasks=tasks)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         config = LlamaConfig(
@@ -114,5 +116,6 @@ if __name__ == "__main__":
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--tower_hidden", type=int, default=256)
     parser.add_argument("--tower_layers", type=int, default=1)
+    parser.add_argument("--tasks", nargs="+", default=TASKS, help="whose words the tokenizer knows")
     for part in build(**vars(parser.parse_args())):
         print(part)

@@ -1,10 +1,13 @@
 """Teaches a vision tower of random weights to tell which regions of a drawn scene lie in each of its patches.
 
+    python scripts/demo/tower.py FOLDER     # of the tower; half a minute
+
 A stand-in for CLIP, which LLaVA's fine-tuning begins with: it has seen what things look like, and not the questions.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -48,3 +51,7 @@ def teach(folder: Path, seed: int) -> None:
         schedule.step()
     print(f"tower: loss on regions {loss.item():.4f}")
     tower.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    teach(Path(sys.argv[1]), seed=0)

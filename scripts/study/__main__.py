@@ -41,6 +41,8 @@ def main() -> int:
         shard = re.fullmatch(r"(\d+)/(\d+)", args.shard)
         if shard is None or not int(shard[1]) < int(shard[2]):
             raise ConfigError(f"--shard {args.shard}: must be I/N with I below N, such as 0/2")
+        if args.jobs < 1:
+            raise ConfigError(f"--jobs {args.jobs}: at least 1")
         study = Study.read(args.study)
         if args.quick:
             os.environ["STUDY_QUICK"] = "1"
