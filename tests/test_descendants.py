@@ -165,10 +165,14 @@ def test_it_trains_on_self_supervised_samples(start, name):
 
 
 @parametrised(("Bunny", "InternLM-XComposer", "MoE-LLaVA"))
-def test_its_instructions_are_learned(start, name):
-    done = start(name, asked={**SSL, "instruct_loss": "no_system"})
+def test_methods_and_metrics_combine(start, name, others):
+    held_out = {"ssl_eval_samples": 2, "ssl_eval_steps": 1, "ssl_eval_image_folder": others}
+    dropped = {} if name == "InternLM-XComposer" else {"visual_token_drop": 0.5}
+    done = start(name, asked={**SSL, **held_out, **dropped, "instruct_loss": "no_system"})
     steps = told(done)["losses"]
-    assert len(steps) == 2 and any("instruction_loss" in step and "response_loss" in step for step in steps)
+    assert any("instruction_loss" in step and "response_loss" in step for step in steps)
+    assert ("training drops 0.5 of the visual tokens" in done.stderr) == bool(dropped)
+    assert "eval_rotation_accuracy" in done.stdout
 
 
 def test_experts_train_on_samples_and_instructions(start):
@@ -184,9 +188,17 @@ def test_experts_train_on_samples_and_instructions(start):
     assert {"loss_base", "instruction_loss", "response_loss"} <= {name for step in mixed["losses"] for name in step}
 
 
-def test_a_tower_that_would_be_lost_is_refused(start):
-    done = start("MoE-LLaVA", asked={"tune_vision_tower": True})
-    assert done.returncode == 1 and "--tune_vision_tower: this training code's loader takes" in done.stderr
+@pytest.mark.parametrize(
+    ("name", "asked", "why"),
+    [
+        ("MoE-LLaVA", {"tune_vision_tower": True}, "this training code's loader takes the original tower again"),
+        ("InternLM-XComposer", {"visual_token_drop": 0.5}, "its model takes no position ids"),
+        ("InternLM-XComposer", {"tune_vision_tower": True}, "has a flag of its own for this"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(start, name, asked, why):
+    done = start(name, asked=asked)
+    assert done.returncode == 1 and why in done.stderr.splitlines()[-1]
 
 
 @parametrised(REFUSED)

@@ -46,7 +46,10 @@ class ShareGPT4V(Descendant):
     modules = ("share4v.train.train",)
     trainer_name = "Share4VTrainer"
     prepared = tuple(name for name in LLaVA.prepared if name != "position_ids")
-    refused: Mapping[str, str] = {"tune_vision_tower": OWN_FLAG.format("--tune_vision_tower True")}
+    refused: Mapping[str, str] = {
+        "tune_vision_tower": OWN_FLAG.format("--tune_vision_tower True"),
+        "visual_token_drop": "its model takes no position ids, so tokens that stay could not keep their positions",
+    }
 
 
 class MoELLaVA(Descendant):
