@@ -24,6 +24,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, VGIFT, arguments, call_beside, demo_module
 from test_checkouts import TINY
+from test_preference import LORA, rows_of, write
 
 pytestmark = pytest.mark.host
 FOLDER = os.environ.get("VGIFT_CHECKOUTS")
@@ -173,6 +174,15 @@ def test_methods_and_metrics_combine(start, name, others):
     assert any("instruction_loss" in step and "response_loss" in step for step in steps)
     assert ("training drops 0.5 of the visual tokens" in done.stderr) == bool(dropped)
     assert "eval_rotation_accuracy" in done.stdout
+
+
+@parametrised(("Bunny", "InternLM-XComposer", "MoE-LLaVA"))
+def test_preferences(start, name, tmp_path, photos):
+    template = HOSTS[name].flags.get("version", "v1")
+    pairs = write(tmp_path / "prefs.jsonl", rows_of(photos, 8), template=template)
+    steps = told(start(name, asked={"preference_data": pairs}, **LORA))["losses"]
+    assert steps[0]["rewards/chosen"] == steps[0]["rewards/rejected"] == steps[0]["kl"] == 0  # it is its own reference
+    assert steps[1]["rewards/margins"] != 0
 
 
 def test_experts_train_on_samples_and_instructions(start):
