@@ -9,7 +9,7 @@ tasks=rotation,jigsaw:2,position:2
 knobs=scripts/demo/knobs.yaml
 rm -rf "$out"
 mkdir "$out"
-export OMP_NUM_THREADS=2
+export OMP_NUM_THREADS=1 # the model is small, and the data loader has a process of its own
 
 echo "== a tiny LLaVA: random weights, but for a vision tower that is taught to tell regions of scenes apart; and scenes"
 python scripts/demo/tiny_llava.py "$out" --image_px 84 --tower_hidden 64 --tower_layers 3 --tasks rotation jigsaw position
