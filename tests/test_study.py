@@ -76,6 +76,17 @@ def test_an_arm_with_several_ratios_is_compared_at_its_own(tmp_path):
     assert [(row.arm, row.own.n) for row in table if row.measure == "only"] == [("more-50", 1)]
 
 
+def test_a_measure_that_no_evaluation_writes_is_told_after_the_first_run(tmp_path):
+    write = "echo '{}' >$STUDY_JSON"
+    (tmp_path / "study.json").write_text(json.dumps({**GOOD, "evaluate": [write], "mean": ["sidee"]}))
+    environment = {"PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
+    done = call(
+        [sys.executable, ROOT / "scripts" / "study", tmp_path / "study.json", "-o", tmp_path / "out"], **environment
+    )
+    assert done.returncode == 2 and "wrote the measure 'sidee'" in done.stderr, done.stderr
+    assert not list((tmp_path / "out").rglob("result.json"))
+
+
 def test_intervals_are_students():
     cell = Cell.of([1.0, 2.0, 3.0])
     half = 4.302653 / math.sqrt(3)  # t for two degrees of freedom

@@ -71,9 +71,8 @@ def run_all(study: Study, output: Path, jobs: int, shard: int, shards: int) -> N
         try:
             for k, done in enumerate(as_completed(running)):
                 print(f"[study] {len(share) - len(own) + k + 1} of {len(share)}: {done.result()}", flush=True)
-        except BaseException:
+        finally:  # after an error the runs that wait are not begun
             pool.shutdown(cancel_futures=True)
-            raise
     paths = [folder_of(output, arm, seed) / "result.json" for arm, seed in todo]
     missing = sum(not path.exists() for path in paths)
     if missing:
@@ -114,6 +113,8 @@ def run(study: Study, output: Path, arm: str, seed: int) -> str:
         path = folder / f"evaluated-{k}.json"
         call(command, folder / f"evaluate-{k}.log", {**environment, "STUDY_JSON": str(path)})
         measures |= read_measures(path)
+    if missing := [name for name in study.mean if name not in measures]:
+        raise ConfigError(f"mean: no evaluation of {folder} wrote the measure {missing[0]!r}; there are {[*measures]}")
     mix = next(folder.rglob("vgift_mix.json"), None)
     added = 0 if mix is None else sum(one["samples"] for one in json.loads(mix.read_bytes())["tasks"].values())
     result = Result(arm, seed, added, measures)
