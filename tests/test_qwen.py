@@ -424,9 +424,6 @@ def test_instructions_cost_the_same_padded_and_flattened(start):
         assert close(padded.series(name), flattened.series(name)), name
 
 
-# What is refused
-
-
 @needs("VGIFT_QWEN")
 def test_a_sample_may_have_two_images_in_each_layout(items, tmp_path, tokenizer, qwen_models):
     from vgift_plugin.hosts.checkpoint import Checkpoint
@@ -453,6 +450,9 @@ def test_a_sample_may_have_two_images_in_each_layout(items, tmp_path, tokenizer,
     grey = Image.new("RGB", (112, 56), (128, 128, 128))
     ids = asked.encode({"image": ["a", "b"], "conversations": turns}, grey, grey)["input_ids"][0].tolist()
     assert tokenizer.decode(ids).count("<|vision_end|>Which?<|im_end|>") == 1
+
+
+# What is refused
 
 
 @needs("VGIFT_QWEN")

@@ -46,7 +46,7 @@ class Encoder:
         """Returns the sample's pictures as the host will look at them: on a square canvas where they must be seen whole
         and the host would crop them, on the host's grid of patches where it looks at pictures as they are."""
         if (grid := self.host.grid(self.dataset)) is not None:
-            return [on_grid(picture, *grid) for picture in sample.pictures()]
+            return pictures_on(sample, grid)
         color = self.host.crop_canvas(self.dataset) if get_task(sample.task).whole else None
         if color is None:
             return sample.pictures()
@@ -85,6 +85,11 @@ def on_grid(image: Image.Image, step: int, least: int, most: int) -> Image.Image
     result = Image.new("RGB", (canvas[0], canvas[1]), (128, 128, 128))
     result.paste(small, (0, 0))
     return result
+
+
+def pictures_on(sample: Sample, grid: tuple[int, int, int] | None) -> list[Image.Image]:
+    """Returns the sample's pictures on the host's grid of patches, see `on_grid`; as they are painted without one."""
+    return sample.pictures() if grid is None else [on_grid(picture, *grid) for picture in sample.pictures()]
 
 
 @contextmanager

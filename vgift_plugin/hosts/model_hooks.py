@@ -254,9 +254,8 @@ class ModelHooks(TrainerCallback):
         ids, labels, mask = (bound.arguments[name] for name in ("input_ids", "labels", "attention_mask"))
         if ids is None:
             return original(*args, **kwargs)
-        bound.arguments["input_ids"] = (
-            ids.clone()
-        )  # Bunny writes over the picture's places, and the batch is used again
+        # A copy: Bunny writes over the picture's places, and preference training uses the batch twice.
+        bound.arguments["input_ids"] = ids.clone()
         places = torch.arange(ids.numel(), device=ids.device).view(ids.shape)
         bound.arguments["labels"] = places
         bound.arguments["attention_mask"] = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask

@@ -13,7 +13,7 @@ from ..tasks.task import Sample
 from . import IGNORE_INDEX
 from .base import ChatTemplate
 from .checkpoint import Checkpoint, Likelihood, Reply, drawing
-from .encoder import on_grid
+from .encoder import pictures_on
 from .loading import Found
 from .qwen_vl import QwenVL
 
@@ -64,7 +64,7 @@ class QwenCheckpoint(Checkpoint):
 
     def sample(self, sample: Sample, name: str = "asked") -> dict[str, Any]:
         """Returns the item for a task's sample, painted at the size the model looks at."""
-        return self.encode(sample.record(name, name), *(on_grid(one, *self.grid) for one in sample.pictures()))
+        return self.encode(sample.record(name, name), *pictures_on(sample, self.grid))
 
     def encode(self, record: dict, *pictures: Image.Image) -> dict[str, Any]:
         """Returns the item for a record with these pictures in the place of its own, each at an `<image>`."""

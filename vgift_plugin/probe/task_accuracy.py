@@ -30,9 +30,7 @@ def shown(samples: Sequence[Sample], others: Sequence[Sample]) -> dict[str, list
     return {
         SIGHTED: list(samples),
         BLIND: [replace(sample, image=GREY, boxes=(whole,) * len(sample.boxes)) for sample in samples],
-        SHUFFLED: [
-            replace(one, image=other.image, boxes=other.boxes) for one, other in zip(samples, others, strict=True)
-        ],
+        SHUFFLED: [one.with_pictures_of(other) for one, other in zip(samples, others, strict=True)],
     }
 
 

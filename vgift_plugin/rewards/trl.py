@@ -156,7 +156,7 @@ def dataset(
         given.require_samples()
         raise ConfigError("published samples have words of their own and are no rows here; give --ssl_tasks")
     asked = given.tasks()
-    if several := [spec.task.name for spec in asked if getattr(spec.task, "two_images", False)]:
+    if several := [spec.task.name for spec in asked if spec.task.several_images]:
         raise ConfigError(f"{several[0]}.two_images: a row has one image; set it to false")
     made = streams(given, asked, read_records(data_path), image_folder, None)
 

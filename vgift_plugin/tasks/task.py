@@ -51,6 +51,10 @@ class Sample:
         """Returns the pictures that the host gets."""
         return [self.image.crop(box) for box in self.boxes] or [self.image]
 
+    def with_pictures_of(self, other: Sample) -> Sample:
+        """Returns this sample's words with another one's pictures."""
+        return replace(self, image=other.image, boxes=other.boxes)
+
     def record(self, id: str, image: str) -> dict[str, Any]:
         """Returns the sample as a LLaVA record with its picture at path `image`, such as `a.png`; several pictures are
         at `a-0.png`, `a-1.png`."""
@@ -110,6 +114,11 @@ class Task:
         It is twice `picture_px` if that is known, so that the final resize uses a good filter.
         """
         return None if self.picture_px is None else 2 * self.picture_px
+
+    @property
+    def several_images(self) -> bool:
+        """Whether a sample's record has several images with these knobs."""
+        return False
 
     def scaled(self, factor: float) -> Task:
         """Returns the task scaled: its knobs in pixels, except `min_side_px`, are multiplied by `factor`."""

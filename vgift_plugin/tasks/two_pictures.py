@@ -65,6 +65,11 @@ class OneOrTwoImages(NumberedCandidates):
 
     two_images: bool = knob(False, "two images in one record instead of one picture, for training code that takes them")
 
+    @property
+    def several_images(self) -> bool:
+        """The knob `two_images`."""
+        return self.two_images
+
     def drawn(self, params: Params) -> Params:
         """Returns the choices of a sample, with the number of its images."""
         return {**params, "two_images": True} if self.two_images else params

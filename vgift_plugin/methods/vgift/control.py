@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,8 +33,7 @@ class ShuffledStream(Proxy):
 
     def __call__(self, epoch: int, j: int, on_redraw: Callable[[str, str, list[str]], None] | None = None) -> Sample:
         """Returns sample j of an epoch; see `Stream`."""
-        other = self.base(epoch, (j + 1) % self.count)
-        return replace(self.base(epoch, j, on_redraw), image=other.image, boxes=other.boxes)
+        return self.base(epoch, j, on_redraw).with_pictures_of(self.base(epoch, (j + 1) % self.count))
 
 
 class RepeatingDataset(MixedDataset):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 from ...errors import ConfigError
 from ...hosts.encoder import on_grid
 from ...tasks.task import Sample, Task
+from .flags import TaskSpec
 
 Grid = tuple[int, int, int]
 HELP = (
@@ -33,10 +35,14 @@ def grid_of(text: str | None) -> Grid | None:
     return step, least, most
 
 
-def fitted(task: Task, grid: Grid | None) -> Task:
-    """Returns the task, scaled up if necessary so that the host does not enlarge its pictures; see `Host.grid`."""
+def fitted(specs: Iterable[TaskSpec], grid: Grid | None) -> tuple[TaskSpec, ...]:
+    """Returns tasks, scaled up if necessary so that the host does not enlarge their pictures; see `Host.grid`."""
+    return tuple(specs) if grid is None else tuple(replace(spec, task=_fitted(spec.task, grid)) for spec in specs)
+
+
+def _fitted(task: Task, grid: Grid) -> Task:
     size_px = task.picture_px
-    if grid is None or size_px is None or size_px**2 >= grid[1]:
+    if size_px is None or size_px**2 >= grid[1]:
         return task
     step, least, _ = grid
     return task.scaled(math.ceil(math.sqrt(least) / step) * step / size_px)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Optional
 
@@ -30,7 +30,7 @@ def sections(
     """
     if n < 1:
         raise ConfigError(f"-n {n}: at least one sample")
-    specs = tuple(replace(spec, task=fitted(spec.task, grid)) for spec in flags.tasks())
+    specs = fitted(flags.tasks(), grid)
     flags.require_samples()
     records = read_records(data_path)
     replay = find_replay(flags, records or (), image_folder)

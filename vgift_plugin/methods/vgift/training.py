@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from PIL import Image
@@ -40,9 +40,9 @@ def plan(flags: VgiftFlags, run: Run) -> MixturePlan | None:
     if flags.ssl_ratio == 0 and flags.ssl_replay is None:
         logger.info("--ssl_ratio 0: no self-supervised sample is mixed in, the training set is the host's own")
         return None
-    specs = tuple(replace(spec, task=fitted(spec.task, run.host.grid(run.base))) for spec in flags.tasks())
+    specs = fitted(flags.tasks(), run.host.grid(run.base))
     for spec in specs:
-        if getattr(spec.task, "two_images", False) and not run.host.several_images:
+        if spec.task.several_images and not run.host.several_images:
             raise ConfigError(
                 f"--ssl_config: {spec.task.name}.two_images: {run.host.name} takes one image a record; set it to false"
             )

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ....data.files import write_files
 from ....data.rows import inside
-from ....hosts.encoder import on_grid
+from ....hosts.encoder import pictures_on
 from ....tasks.task import Task
 from ..grid import Grid
 from ..replay import Replay
@@ -121,8 +121,8 @@ class Export:
             for position, record in listed[chunk.start : chunk.stop]:
                 source, params = replay.params(position)
                 images = replay.pictures(position, record)
-                names = record["image"] if isinstance(record["image"], list) else [record["image"]]
-                pictures = [(inside(name), _encoded(image, 95)) for name, image in zip(names, images, strict=True)]
+                names = map(inside, _names(record))
+                pictures = [(name, _encoded(image, 95)) for name, image in zip(names, images, strict=True)]
                 yield record, source.task, params, pictures
             return
         stream = next(stream for stream, _ in self.parts if stream.task.name == chunk.part)
@@ -132,10 +132,12 @@ class Export:
             id = f"vgift-{sample.task}-{self.epoch}-{j}"
             path = f"images/{sample.task}/{id}.{suffix}"
             record = sample.record(id, path)
-            names = record["image"] if isinstance(record["image"], list) else [path]
-            shown = sample.pictures() if self.grid is None else [on_grid(one, *self.grid) for one in sample.pictures()]
-            encoded = [_encoded(picture, self.jpeg_quality) for picture in shown]
-            yield record, stream.task, sample.params, list(zip(names, encoded, strict=True))
+            encoded = [_encoded(picture, self.jpeg_quality) for picture in pictures_on(sample, self.grid)]
+            yield record, stream.task, sample.params, list(zip(_names(record), encoded, strict=True))
+
+
+def _names(record: dict) -> list[str]:
+    return record["image"] if isinstance(record["image"], list) else [record["image"]]
 
 
 def _tarred(key: str, record: dict, task: Task, params: dict, pictures: list[Picture]) -> dict[str, Any]:
@@ -150,7 +152,7 @@ def _tarred(key: str, record: dict, task: Task, params: dict, pictures: list[Pic
 
 def _messages(record: dict, task: str, params: dict) -> dict[str, Any]:
     """Returns a record as chat messages with content blocks, its pictures, and the data needed to score a reply."""
-    names = record["image"] if isinstance(record["image"], list) else [record["image"]]
+    names = _names(record)
     messages = []
     for number, turn in enumerate(record["conversations"]):
         blocks = [{"type": "image"} for _ in names] if number == 0 else []

@@ -7,7 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Optional
@@ -70,7 +70,7 @@ class ExportSamples(VgiftFlags):
         self._check()
         given = VgiftFlags.of(self)
         grid = grid_of(self.grid)
-        asks = tuple(replace(spec, task=fitted(spec.task, grid)) for spec in given.tasks())
+        asks = fitted(given.tasks(), grid)
         if not given.makes_samples:
             raise ConfigError(f"--ssl_tasks is missing; known tasks: {', '.join(task_names())}")
         records = read_records(self.data_path)
