@@ -254,8 +254,6 @@ class ModelHooks(TrainerCallback):
         ids, labels, mask = (bound.arguments[name] for name in ("input_ids", "labels", "attention_mask"))
         if ids is None:
             return original(*args, **kwargs)
-        # A copy: Bunny writes over the picture's places, and preference training uses the batch twice.
-        bound.arguments["input_ids"] = ids.clone()
         places = torch.arange(ids.numel(), device=ids.device).view(ids.shape)
         bound.arguments["labels"] = places
         bound.arguments["attention_mask"] = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask

@@ -47,8 +47,9 @@ class PreferenceLoss(Step, TrainerCallback):
             model: the same model with the wrappers.
             inputs: the batch: preferred responses, then the others in the same order.
         """
+        first = {**inputs, "input_ids": inputs["input_ids"].clone()}  # Bunny's forward writes over the picture's places
         with self.reference.standing(bare):
-            reference = self.logps(bare, inputs)[0]  # its logits are freed before the second forward pass
+            reference = self.logps(bare, first)[0]  # its logits are freed before the second forward pass
         policy, outputs = self.logps(model, inputs)
         terms = dpo_loss(policy.view(2, -1), reference.view(2, -1), self.beta, self.alpha)
         self._add(terms)
