@@ -103,7 +103,8 @@ def run(study: Study, output: Path, arm: str, seed: int) -> str:
     folder = folder_of(output, arm, seed)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    environment = {"STUDY_OUT": str(output), "STUDY_RUN": str(folder), "STUDY_SEED": str(seed)}
+    environment = {"STUDY_OUT": output, "STUDY_RUN": folder, "STUDY_ARM": arm, "STUDY_SEED": seed}
+    environment = {name: str(value) for name, value in environment.items()}
     flags = {"ssl_seed": seed, **study.arms[arm]} if study.arms[arm] else {}
     given = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in flags.items())
     begun = time.monotonic()

@@ -1,12 +1,13 @@
 #!/bin/bash
 # One run of the tiny study: upstream's own training code on a CPU, without any flag of the plugin.
+# $RECORDS and $TRAIN_SEED may name other records and another seed of the run.
 export OMP_NUM_THREADS=1
 data="$STUDY_OUT/tiny/seed-$STUDY_SEED"
 
 python scripts/study/tiny/train.py \
     --model_name_or_path "$data/llm" \
     --version v1 \
-    --data_path "$data/base.json" \
+    --data_path "${RECORDS:-$data/base.json}" \
     --image_folder "$data/images" \
     --vision_tower "$data/clip-tower" \
     --mm_projector_type mlp2x_gelu \
@@ -30,5 +31,5 @@ python scripts/study/tiny/train.py \
     --model_max_length 2048 \
     --gradient_checkpointing False \
     --lazy_preprocess True \
-    --seed "$STUDY_SEED" \
+    --seed "${TRAIN_SEED:-$STUDY_SEED}" \
     --report_to none
