@@ -212,6 +212,8 @@ def test_flags_of_preference_training(tmp_path):
     (tmp_path / "prefs.jsonl").write_text(json.dumps({"vgift": "preferences", "version": 1, "template": 7}) + "\n")
     told = mistakes(preference_data=str(tmp_path / "prefs.jsonl"), ssl_replay=str(tmp_path))
     assert "goes without --ssl_replay" in told
+    told = mistakes(preference_data=str(tmp_path / "prefs.jsonl"), ssl_resume_anyway=True)
+    assert "goes without" not in told  # a flag of the run, not of another method
     assert re.search(r"--preference_data .*is no preference file .*\n +line 1: template is 7", told)
     assert Settings({"preference_data": "x"}).words() == "--preference_data"
 

@@ -275,3 +275,16 @@ def test_the_tiny_study_runs(tmp_path):
         *("side", "color", "count", "nearer", "mean", "blind", "contribution"),
         *("task-rotation", "task-color", "task-correspondence"),
     }
+    run = tmp_path / "out" / "runs" / "all-30" / "seed-11"
+    environment = {"PATH": path, "STUDY_RUN": str(run), "STUDY_JSON": str(tmp_path / "measures.json")}
+    data = tmp_path / "out" / "tiny" / "seed-11"
+    probe = [sys.executable, ROOT / "scripts" / "study" / "probe.py", "--image_folder", data / "images"]
+    small = ["-n", "4", "--device", "cpu"]
+    knobs = ROOT / "scripts" / "study" / "tiny" / "knobs.yaml"
+    done = call([*probe, *small, "--ssl_tasks", "rotation", "--ssl_config", knobs], **environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = {"rotation-sighted", "rotation-blind", "rotation-shuffled"}
+    assert set(json.loads((tmp_path / "measures.json").read_text())) == names
+    done = call([*probe, *small, "--data_path", data / "questions.json", "-o", tmp_path / "page.html"], **environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(json.loads((tmp_path / "measures.json").read_text())) == {"contribution-blank", "contribution-wrong"}

@@ -26,8 +26,7 @@ from . import __version__
 from .errors import ConfigError
 from .hosts import HOSTS, host_of
 from .hosts.base import ARGUMENTS, MAKE, Host
-from .methods import METHODS
-from .methods.settings import Settings, all_fields, all_paths, reporting
+from .methods.settings import Settings, all_fields, all_flags, all_paths, reporting
 
 logger = logging.getLogger(__name__)
 DEFAULT = HOSTS[-1].modules[0]
@@ -103,7 +102,7 @@ def _with_flags(host: Host, module: ModuleType, base: type, defaults: Mapping[st
         if settings.wanted():
             host.check_run(self, int(os.environ.get("WORLD_SIZE", "1")))  # no process group yet, but for the launcher's
 
-    hints = {name: hint for method in METHODS for name, hint in get_type_hints(method.Flags).items()}
+    hints = {name: hint for kind in all_flags() for name, hint in get_type_hints(kind).items()}
     added = []
     for one in all_fields():
         default = defaults.get(one.name, one.default)
@@ -177,7 +176,7 @@ def apply(
     if plans:
         begun_with = {f"--{name}": value for name, value in compared.items() if name not in reporting()}
         facts = {"vgift-plugin": __version__, **begun_with, **facts}
-        run.add_callbacks(ResumeCheck(facts, run.all_flags["ssl_resume_anyway"], run.notes))
+        run.add_callbacks(ResumeCheck(facts, settings.run.ssl_resume_anyway, run.notes))
     for plan in plans:
         plan.apply(run)
     if run.replaced:

@@ -19,8 +19,7 @@ from urllib.parse import quote, unquote
 
 from .errors import ConfigError, HookError, HostMismatchError, TaskError, VgiftError
 from .hosts import HOSTS
-from .methods import METHODS
-from .methods.settings import Settings, with_absolute_paths
+from .methods.settings import Settings, all_flags, with_absolute_paths
 
 logger = logging.getLogger(__name__)
 # DeepSpeed passes variables to other nodes only if their names start with PYTHON (or a few others), unquoted in a shell
@@ -38,7 +37,7 @@ class RunCommand:
     succeeded without ever reaching the plugin.
     """
 
-    OPTIONS = tuple(method.Flags for method in METHODS)
+    OPTIONS = tuple(all_flags())
     EXAMPLE = "example:\n  vgift run --ssl_tasks rotation,color --ssl_ratio 0.05 -- bash scripts/v1_5/finetune.sh"
 
     def __init__(self, flags: dict, command: list[str]):

@@ -82,7 +82,7 @@ class ResumeCheck(TrainerCallback):
         if not self.anyway:
             raise ConfigError(
                 f"{told}\nGive the flags and files that it was begun with, or go on with these: "
-                "--ssl_resume_anyway True (vgift_mix.json notes it)"
+                f"--ssl_resume_anyway True ({RESUME_FILE} notes it)"
             )
         logger.warning("%s\n--ssl_resume_anyway: it goes on with these", told)
         return [*history, {"step": step, "changed": changed}]

@@ -1,11 +1,12 @@
 #!/bin/bash
 # One run of the tiny study: upstream's own training code on a CPU, without any flag of the plugin.
-# $RECORDS and $TRAIN_SEED may name other records and another seed of the run.
+# $DATA, $RECORDS, $MODEL, $OUTPUT, $EPOCHS and $TRAIN_SEED may say otherwise, and so may further arguments.
 export OMP_NUM_THREADS=1
-data="$STUDY_OUT/tiny/seed-$STUDY_SEED"
+data="${DATA:-$STUDY_OUT/tiny}/seed-$STUDY_SEED"
+[ -n "$STUDY_QUICK" ] && EPOCHS=1
 
 python scripts/study/tiny/train.py \
-    --model_name_or_path "$data/llm" \
+    --model_name_or_path "${MODEL:-$data/llm}" \
     --version v1 \
     --data_path "${RECORDS:-$data/base.json}" \
     --image_folder "$data/images" \
@@ -18,8 +19,8 @@ python scripts/study/tiny/train.py \
     --group_by_modality_length True \
     --bf16 False \
     --use_cpu True \
-    --output_dir "$STUDY_RUN/checkpoint" \
-    --num_train_epochs "$([ -n "$STUDY_QUICK" ] && echo 1 || echo 6)" \
+    --output_dir "${OUTPUT:-$STUDY_RUN/checkpoint}" \
+    --num_train_epochs "${EPOCHS:-6}" \
     --per_device_train_batch_size 16 \
     --evaluation_strategy "no" \
     --save_strategy "no" \
@@ -32,4 +33,4 @@ python scripts/study/tiny/train.py \
     --gradient_checkpointing False \
     --lazy_preprocess True \
     --seed "${TRAIN_SEED:-$STUDY_SEED}" \
-    --report_to none
+    --report_to none "$@"

@@ -36,7 +36,7 @@ class VgiftFlags(MethodFlags):
         "ssl_pairs",
         "ssl_eval_image_folder",
     )
-    REPORTING: ClassVar[tuple[str, ...]] = ("ssl_eval_samples", "ssl_eval_steps", "ssl_resume_anyway")
+    REPORTING: ClassVar[tuple[str, ...]] = ("ssl_eval_samples", "ssl_eval_steps")
 
     ssl_tasks: Optional[str] = option(
         None,
@@ -88,9 +88,6 @@ class VgiftFlags(MethodFlags):
         None,
         "evaluate after every so many steps; by default when the script's --evaluation_strategy says, and ten times in "
         "the run where that is no",
-    )
-    ssl_resume_anyway: bool = option(
-        False, "go on where a resumed run has other flags, images or records than it was begun with; that is noted"
     )
 
     @classmethod
