@@ -40,8 +40,9 @@ from vgift_plugin.data.photo import open_photo
 from vgift_plugin.data.photos import from_folder
 from vgift_plugin.data.records import picture_name
 from vgift_plugin.data.seeding import generator
+from vgift_plugin.hosts.dataset import upstream_dataset
 from vgift_plugin.hosts.encoder import Encoder
-from vgift_plugin.hosts.llava import LLaVA, upstream_dataset
+from vgift_plugin.hosts.llava import LLaVA
 from vgift_plugin.methods.vgift.flags import VgiftFlags, counts
 from vgift_plugin.methods.vgift.mixture import MixedDataset
 from vgift_plugin.methods.vgift.stream import Stream

@@ -49,7 +49,7 @@ def test_every_redraw_of_an_epoch_is_counted(folder, unsuitable):
     (stream,) = streams(flags, flags.tasks(), None, str(folder), None)
     met, samples = [], []
     for j in range(len(stream.source)):
-        samples.append(stream(0, j, lambda task, reason, paths: met.append(reason)))
+        samples.append(stream(0, j, lambda task, reason: met.append(reason)))
     assert sum(sample.redraws for sample in samples) == len(met) >= len(unsuitable)
     small = {"too small", "too narrow", "near-uniform", "flat"}
     assert set(unsuitable.values()) <= set(met)

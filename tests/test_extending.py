@@ -56,9 +56,8 @@ class Scale(Step):
 
 
 class ToyMethod:
-    name = "Toy"
     Flags = ToyFlags
-    alone = False
+    alone = ""
 
     def wanted(self, flags):
         return "a scaled loss" if flags.toy_scale != 1 else ""

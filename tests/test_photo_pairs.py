@@ -111,7 +111,7 @@ def test_a_row_whose_photograph_changed_later_is_passed_over_and_counted(tmp_pat
     stream, redraws = stream_of(tmp_path, [row(), row()]), []
     Image.new("RGB", (225, 150)).save(tmp_path / "a.jpg")
     with pytest.raises(NoSuitableImageError, match="row contradicts photograph"):
-        stream(0, 0, lambda task, reason, paths: redraws.append(reason))
+        stream(0, 0, lambda task, reason: redraws.append(reason))
     assert redraws == ["row contradicts photograph"] * 11
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
@@ -15,19 +16,13 @@ from . import patch
 from .data.arguments import option
 from .errors import ConfigError, HostMismatchError
 from .hook import DEFAULT, flag_names
-from .hosts import HOSTS, host_of
-from .hosts.base import ARGUMENTS, MAKE, Host
+from .hosts import DEFAULT_HOST, HOSTS, host_of
+from .hosts.base import ARGUMENTS, MAKE, Breaks, Host
 from .tasks.registry import task_names
 
 SHOWN = ("torch", "transformers", "tokenizers", "accelerate", "peft", "deepspeed", "flash-attn", "bitsandbytes")
 PACKAGES = tuple(dict.fromkeys(name for host in reversed(HOSTS) for name in host.packages if host.modules))
 OURS = ("numpy", "pillow", "matplotlib", "PyYAML", "wrapt")
-# What is known to break LLaVA itself: distribution, first version that does, and how.
-BREAKS = (
-    ("transformers", (4, 38), "LLaVA 1.2.2 is made for 4.36.2 and 4.37.2; from 4.38 on its generate() fails"),
-    ("peft", (0, 13), "LLaVA's fine-tuning script fails from 0.13.0 on; 0.4.0 to 0.12.0 work"),
-    ("numpy", (2,), "torch and LLaVA of the pinned versions are built for numpy 1"),
-)
 
 
 @dataclass(frozen=True)
@@ -61,16 +56,16 @@ def examine(module: str | None = None, checkout: str | None = None) -> tuple[str
     lines = [f"python        {sys.version.split()[0]}  {sys.executable}"]
     lines += [f"{name:<13} {_version(name) or 'not installed'}" for name in ("vgift-plugin", *OURS, *SHOWN)]
     lines.append(f"tasks         {', '.join(task_names())}")
-    told, healthy, llava = _look(module, checkout)
-    for name, first, how in BREAKS if llava else ():
+    found, healthy, breaks = _look(module, checkout)
+    for name, first, how in breaks:
         if _release(_version(name)) >= first and not (name == "transformers" and _newer_fork()):
-            told.append(f"warning: {name} {_version(name)}: {how}")
-    return "\n".join([*lines, *told]), healthy
+            found.append(f"warning: {name} {_version(name)}: {how}")
+    return "\n".join([*lines, *found]), healthy
 
 
 def _newer_fork() -> bool:
-    """Tells whether the llava installed is a fork that counts on from 1.3 (LLaVA-NeXT is 1.7), with its own pins."""
-    offered = packages_distributions().get("llava", [])
+    """Returns whether a fork of version 1.3 or later is installed (LLaVA-NeXT is 1.7), which pins other versions."""
+    offered = [name for package in DEFAULT_HOST.packages for name in packages_distributions().get(package, [])]
     return any(_release(_version(name)) >= (1, 3) for name in offered)
 
 
@@ -91,8 +86,8 @@ def _release(text: str | None) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def _look(module: str | None, checkout: str | None) -> tuple[list[str], bool, bool]:
-    """Returns the lines on training codes, whether flags can train there, and whether LLaVA's own was looked at."""
+def _look(module: str | None, checkout: str | None) -> tuple[list[str], bool, Breaks]:
+    """Returns the lines on training codes, whether flags can train there, and the `breaks` of the hosts found."""
     if checkout is not None:
         if not Path(checkout).is_dir():
             raise ConfigError(f"--checkout {checkout}: there is no such folder")
@@ -105,11 +100,15 @@ def _look(module: str | None, checkout: str | None) -> tuple[list[str], bool, bo
     if not modules:
         known = ", ".join(PACKAGES[1:])
         missing = "not importable: pip install -e PATH_TO_LLAVA here (preview and tasks work without it)"
-        return [f"llava         {missing}; nor is {known}", "verdict       cannot train here"], False, True
+        return (
+            [f"llava         {missing}; nor is {known}", "verdict       cannot train here"],
+            False,
+            DEFAULT_HOST.breaks,
+        )
     seen = {name: _module(name) for name in modules}
     lines = [line for told, _ in seen.values() for line in told]
     fits = {name: host for name, (_, host) in seen.items() if host is not None}
-    llava = any(host is HOSTS[-1] or (host is None and name == DEFAULT) for name, (_, host) in seen.items())
+    breaks = [(host or DEFAULT_HOST).breaks for name, (_, host) in seen.items() if host or name == DEFAULT]
     ready = [name for name, host in fits.items() if not host.refuses]
     if ready:
         which = f" ({' or '.join(ready)})" if len(modules) > 1 else ""
@@ -119,13 +118,13 @@ def _look(module: str | None, checkout: str | None) -> tuple[list[str], bool, bo
         lines.append(f"verdict       trains as it does without the plugin; refused is every flag: {why}")
     else:
         lines.append("verdict       cannot train here")
-    return lines, bool(ready), llava
+    return lines, bool(ready), tuple(dict.fromkeys(itertools.chain(*breaks)))
 
 
 def _modules(checkout: str | None) -> list[str]:
     """Returns the training modules of known packages that can be found, or lie in a checkout."""
     found = []
-    for host in (HOSTS[-1], *HOSTS[:-1]):
+    for host in (DEFAULT_HOST, *HOSTS[:-1]):
         for package in host.packages:
             spec = find_spec(package)
             where = next(iter(spec.submodule_search_locations or []), None) if spec is not None else None

@@ -187,8 +187,7 @@ def brightness_order(seen: SolverInput) -> np.ndarray:
     return brightness_features(seen.points, seen.sample.instruction, seen.grey)
 
 
-# The places of the markers are a part of the question: whatever they tell of the answer, they tell without a look at
-# the picture. So the control of that cheat is the same as of those that see no pixel.
+# Marker positions contain no image content, so that solver has the same control as those that see no pixels.
 SOLVERS = (
     Solver("answer prior", CHEAT, "the most frequent answer", nothing, CHANCE),
     Solver("instruction text", CHEAT, "words and numbers of the question", instruction_text, PRIOR),

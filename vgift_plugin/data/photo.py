@@ -25,7 +25,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000  # decoded; such a picture takes about 450 MB
 PILLOW_MAX_PIXELS = 178_956_970  # in the header; Pillow's own limit, whatever the process has set
 PAUSES_S = (0.2, 1.0, 3.0)  # before another try, where the system failed
-# Errors that say what the file is. All others (EIO, ESTALE, EMFILE, ENOMEM, EACCES, ...) say what the system did.
+# Errors caused by the file. All others (EIO, ESTALE, EMFILE, ENOMEM, EACCES, ...) are the system's and are retried.
 FILE_ERRORS: dict[int | None, str] = {
     None: "unreadable",  # raised by Pillow, not by the system
     errno.ENOENT: "missing file",
@@ -98,7 +98,7 @@ def _open_regular(path: str) -> BufferedReader:
 
 
 def _read(path: str, read: Callable[[], T]) -> T:
-    """Returns what `read` returns. Tells what the file is (UnsuitableImage) from what the system did (tried again)."""
+    """Returns what `read` returns. Errors of the file raise UnsuitableImage; errors of the system are retried."""
     for pause_s in (*PAUSES_S, None):
         try:
             with _pillow_settings:

@@ -81,13 +81,13 @@ class Tally:
     def __init__(self):
         self._file = SharedFile()
 
-    def __call__(self, task: str, reason: str, paths: list[str]) -> None:
+    def __call__(self, task: str, reason: str) -> None:
         """Adds one redraw."""
-        self._file.append(json.dumps([task, reason, paths]).encode() + b"\n")
+        self._file.append(json.dumps([task, reason]).encode() + b"\n")
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Returns {task: {reason: number of redraws}} so far, most frequent first."""
-        counter = Counter(tuple(json.loads(line)[:2]) for line in self._file.read().splitlines())
+        counter = Counter(tuple(json.loads(line)) for line in self._file.read().splitlines())
         result: dict[str, dict[str, int]] = {}
         for (task, reason), count in counter.most_common():
             result.setdefault(task, {})[reason] = count

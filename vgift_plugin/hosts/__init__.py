@@ -1,4 +1,4 @@
-"""The training codes: one file a family, and what they share. `HOSTS` lists the families."""
+"""The training codes: one file per family, and what they share. `HOSTS` lists the families."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ HOSTS: tuple[Host, ...] = (
     *(Bunny(), MoELLaVA(), ShareGPT4V(), VILA(), Cambrian()),
     LLaVA(),
 )
+DEFAULT_HOST = HOSTS[-1]
 
 
 def host_of(module: ModuleType) -> Host:

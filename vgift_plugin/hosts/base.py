@@ -1,4 +1,4 @@
-"""What the plugin asks a training code, and asks nowhere else. One object a family, listed in `hosts.HOSTS`."""
+"""Interface to a training code: one object per family, listed in `hosts.HOSTS`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
 
+Breaks = tuple[tuple[str, tuple[int, ...], str], ...]
 # Looked up by every host's `train()` as globals of its module; the plugin replaces them.
 ARGUMENTS, MAKE = "DataArguments", "make_supervised_data_module"
 
@@ -53,6 +54,9 @@ class Host(Protocol):
         refused: {flag of the plugin that has no effect here: why, and what to do instead}.
         refuses: why nothing that the plugin's flags ask for can be done here, and what to do instead; else "".
         several_images: whether a record may have several images.
+        loads_tower: the switch in a checkpoint's config.json with which the host loads the checkpoint's vision tower
+            instead of the original one.
+        breaks: (package, first version that breaks this host without the plugin, too, how).
     """
 
     name: str
@@ -61,6 +65,8 @@ class Host(Protocol):
     refused: Mapping[str, str]
     refuses: str
     several_images: bool
+    loads_tower: str
+    breaks: Breaks
 
     @property
     def packages(self) -> tuple[str, ...]:
@@ -141,6 +147,9 @@ class Host(Protocol):
 
     def vision_tower(self, model: Any) -> Any:
         """Returns the module that holds the vision tower; None where there is none."""
+
+    def tower_not_saved(self, args: Any) -> list[str]:
+        """Returns the training arguments with which the host would not save a trained tower, one sentence each."""
 
     def projector(self, model: Any) -> Any:
         """Returns what turns the tower's features into embeddings; None where it has another name."""

@@ -1,4 +1,4 @@
-"""A trained LLaVA, asked: replies to pictures, and how likely it holds the reference answers."""
+"""Loads a trained LLaVA; generates replies and computes the log-likelihood of reference answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .llava import LLaVA, markers
 from .loading import Found, find, is_qwen, load
 
 logger = logging.getLogger(__name__)
-# What the training code's arguments and a checkpoint's config both have: how pictures are cut and marked in the text.
+# Settings that both the training arguments and a checkpoint's config have: how pictures are cut and marked in the text.
 SHARED = (
     "image_aspect_ratio",
     "mm_use_im_start_end",
@@ -37,7 +37,7 @@ SHARED = (
 
 @dataclass(frozen=True)
 class Likelihood:
-    """How likely a model holds an answer: the natural logarithm of its probability, and of how many tokens it is."""
+    """Log-probability of an answer in nats (`total`) and its number of tokens."""
 
     total: float
     tokens: int
@@ -50,7 +50,7 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model said, and whether it came to an end by itself or was cut off at the number of tokens allowed."""
+    """A generated text, and whether the model ended it; otherwise it was cut off at the limit of tokens."""
 
     text: str
     ended: bool
@@ -199,10 +199,10 @@ class Checkpoint:
         return [self._reply(row[:limit]) for row, limit in zip(rows, limits, strict=True)]
 
     def log_likelihood(self, items: Sequence[Any]) -> list[Likelihood]:
-        """Returns how likely the model holds each item's answer (all answers, where there are several turns).
+        """Returns the log-likelihood of each item's answer (of all its answers, if there are several turns).
 
-        Logits are computed at the answers' tokens alone: those of a long prompt with 576 picture tokens and a large
-        vocabulary would not fit beside the model. An answer that lies outside the model's context has no tokens.
+        Computes logits at the answers' tokens only; those of a long prompt with 576 picture tokens and a large
+        vocabulary would not fit in memory. An answer outside the model's context has no tokens.
         """
         import torch
 
@@ -225,8 +225,8 @@ class Checkpoint:
             )[0]
             told = labels[:, 1:] != IGNORE_INDEX
             logits = self.model.get_output_embeddings()(hidden[:, :-1][told.to(hidden.device)]).float()
-            taught = labels[:, 1:][told].to(logits.device)
-            found = logits.log_softmax(-1).gather(1, taught[:, None])[:, 0].double().cpu()
+            supervised = labels[:, 1:][told].to(logits.device)
+            found = logits.log_softmax(-1).gather(1, supervised[:, None])[:, 0].double().cpu()
         tokens = told.sum(1).tolist()
         sums = [float(part.sum()) for part in found.split(tokens)]
         return [Likelihood(total, count) for total, count in zip(sums, tokens, strict=True)]
@@ -241,8 +241,8 @@ class Checkpoint:
         return len(item["input_ids"]) + patches - 1 <= self.tokenizer.model_max_length
 
     def marker_in(self, text: str) -> str | None:
-        """Returns the first thing in a text that the template or the tokenizer would take for its own: the picture's
-        place, a role marker, a separator, a special token. Such a text can be no turn of a conversation."""
+        """Returns the first image token, role marker, separator or special token in a text, or None. A text with one
+        cannot be a turn of a conversation."""
         conversation = self.conversation
         markers = [IMAGE, "[INST]", "[/INST]", *self.tokenizer.all_special_tokens]
         markers += [conversation.sep, conversation.sep2]
@@ -258,10 +258,10 @@ class Checkpoint:
     def _without_role(self, item: Any) -> Any:
         """Returns the item with the answer's role marker masked, which some templates supervise too."""
         labels, role = item["labels"], self.tokenizer(self.conversation.roles[1], add_special_tokens=False).input_ids
-        taught = (labels != IGNORE_INDEX).nonzero()[:, 0].tolist()
-        if taught and labels[taught[0] : taught[0] + len(role)].tolist() == role:
+        supervised = (labels != IGNORE_INDEX).nonzero()[:, 0].tolist()
+        if supervised and labels[supervised[0] : supervised[0] + len(role)].tolist() == role:
             labels = labels.clone()
-            labels[taught[0] : taught[0] + len(role)] = IGNORE_INDEX
+            labels[supervised[0] : supervised[0] + len(role)] = IGNORE_INDEX
         return {**item, "labels": labels}
 
     def _batch(self, items: list[Any]) -> dict[str, Any]:
@@ -302,7 +302,7 @@ class Checkpoint:
             self.model.generation_config = before
 
     def _start(self) -> int:
-        """Returns what transformers takes for the first token where the question is embeddings; Qwen has no own."""
+        """Returns the BOS id for generation from embeddings; EOS if the tokenizer has no BOS (Qwen)."""
         known = self.model.generation_config.bos_token_id, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         return next(token for token in known if token is not None)
 
@@ -350,10 +350,10 @@ def _empty_dataset(host: Any, tokenizer: Any, arguments: Any) -> Any:
 
 
 def drawing(temperature: float, seeds: Sequence[int]) -> Any:
-    """Returns a logits processor after which the likeliest token is a drawn one.
+    """Returns a logits processor that makes greedy decoding sample.
 
-    Gumbel noise on logits / temperature makes their maximum a draw from the softmax (Gumbel 1954), and a row's noise
-    comes from its own generator alone: neither the other rows nor anybody's global generator has a part in it.
+    The maximum of logits / temperature with Gumbel noise is a draw from their softmax (Gumbel 1954). Each row has a
+    generator of its own; the global ones are not used.
     """
     import torch
     from transformers import LogitsProcessor

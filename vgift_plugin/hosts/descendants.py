@@ -7,16 +7,17 @@ from dataclasses import fields, is_dataclass
 from types import ModuleType
 from typing import Any
 
-from .base import ARGUMENTS
+from .base import ARGUMENTS, Breaks
 from .llava import LLaVA
 
 OWN_FLAG = "this training code has a flag of its own for this, {}"
 
 
 class Descendant(LLaVA):
-    """A host that fields of its `DataArguments`, or else the name of its trainer class, tell from the others."""
+    """A descendant of LLaVA, recognised by fields of its `DataArguments`, or else by the name of its trainer class."""
 
     own_fields: tuple[str, ...] = ()
+    breaks: Breaks = ()
 
     def missing(self, module: ModuleType) -> list[str]:
         if self.own_fields:

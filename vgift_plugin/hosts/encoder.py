@@ -26,7 +26,7 @@ JUST_MADE_S = 1  # a younger file may not be locked yet
 
 
 class Encoder:
-    """Encodes records as the host's dataset does: as the only record of a copy of it, whose picture is a lossless file.
+    """Encodes records with a copy of the host's dataset that holds only that record; its picture is a lossless file.
 
     So padding, tiles, chat template, tokenizer and extra keys are the host's.
 

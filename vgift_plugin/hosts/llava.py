@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import importlib
 import inspect
 import io
 import json
 import sys
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -18,11 +16,10 @@ from types import ModuleType
 from typing import Any
 
 from ..data.records import has_picture
-from ..errors import ConfigError, HostMismatchError
-from .base import ARGUMENTS, MAKE, ChatTemplate, TextPath
+from ..errors import HostMismatchError
+from .base import ARGUMENTS, MAKE, Breaks, ChatTemplate, TextPath
 
 PREPARED = ("input_ids", "position_ids", "attention_mask", "past_key_values", "inputs_embeds", "labels")
-CLIP = {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}  # clip-vit-large-patch14-336
 
 
 class LLaVA:
@@ -38,6 +35,12 @@ class LLaVA:
     refused: Mapping[str, str] = {}
     refuses = ""
     several_images = False
+    loads_tower = "unfreeze_mm_vision_tower"
+    breaks: Breaks = (
+        ("transformers", (4, 38), "LLaVA 1.2.2 is made for 4.36.2 and 4.37.2; from 4.38 on its generate() fails"),
+        ("peft", (0, 13), "LLaVA's fine-tuning script fails from 0.13.0 on; 0.4.0 to 0.12.0 work"),
+        ("numpy", (2,), "torch and LLaVA of the pinned versions are built for numpy 1"),
+    )
 
     def missing(self, module: ModuleType) -> list[str]:
         return data_module_problems(module, {"data_path", "image_folder"}, {"tokenizer", "data_args"})
@@ -154,6 +157,15 @@ class LLaVA:
     def vision_tower(self, model: Any) -> Any:
         return model.get_vision_tower() if hasattr(model, "get_vision_tower") else None
 
+    def tower_not_saved(self, args: Any) -> list[str]:
+        mistakes = []
+        if getattr(args, "tune_mm_mlp_adapter", False):
+            mistakes.append("with --tune_mm_mlp_adapter LLaVA saves the projector alone; leave one out")
+        parts = getattr(args, "mm_tunable_parts", None) or ""
+        if "," not in parts and ("mm_mlp_adapter" in parts or "mm_vision_resampler" in parts):
+            mistakes.append(f"with --mm_tunable_parts {parts} LLaVA saves that alone; add mm_vision_tower")
+        return mistakes
+
     def projector(self, model: Any) -> Any:
         inner = model.get_model() if hasattr(model, "get_model") else model
         return getattr(inner, "mm_projector", None)
@@ -169,10 +181,10 @@ class LLaVA:
 
 @cache
 def raising(kind: Any) -> type:
-    """Returns a dataset's class that raises the error for which some hosts' `__getitem__` takes another record.
+    """Returns a subclass of a dataset's class that raises errors instead of falling back to another record.
 
-    They do so by calling it again while they handle the error (MoE-LLaVA), or by trying its `_get_item` some times
-    more (LLaVA-NeXT); a record that is alone has no other, so its error would be hidden or come late.
+    Some hosts' `__getitem__` calls itself with another index when a record fails (MoE-LLaVA) or retries `_get_item`
+    several times (LLaVA-NeXT); with a single record that would hide or delay the error.
     """
 
     def __getitem__(self, index):
@@ -211,7 +223,7 @@ def markers(conversation: Any, tokenizer: Any) -> tuple[str, ...]:
     """Returns role markers and separators of one of LLaVA's templates, as decoded labels may show them."""
 
     def words(role: str) -> str:
-        """What skipping special tokens leaves of a role marker: `assistant` of `<|im_start|>assistant`."""
+        """Returns a role marker decoded without special tokens: `assistant` of `<|im_start|>assistant`."""
         return tokenizer.decode(tokenizer(role, add_special_tokens=False).input_ids, skip_special_tokens=True)
 
     roles = [*conversation.roles, *map(words, conversation.roles)]
@@ -257,48 +269,3 @@ class FunctionsTextPath(TextPath):
             sources = multimodal([turns], self.dataset.data_args) if picture else [turns]
             made = text(sources, self.tokenizer, has_image=picture)
         return {name: made[name][0] for name in ("input_ids", "labels")}
-
-
-def upstream_dataset(
-    data_path: str,
-    image_folder: str,
-    llm: str,
-    tower: str | None,
-    aspect: str = "pad",
-    version: str = "v1",
-    model_max_length: int = 2048,
-) -> Any:
-    """Returns upstream's own dataset, as its training makes it, without a training run around it.
-
-    Args:
-        data_path: LLaVA records.
-        image_folder: what their pictures are relative to.
-        llm: whose tokenizer; a name or folder.
-        tower: whose image processor; by default CLIP's own at 336 px, which needs no download.
-        aspect: `--image_aspect_ratio`.
-        version: `--version`, the chat template.
-        model_max_length: `--model_max_length`.
-
-    Raises:
-        ConfigError: there is no such template.
-    """
-    from transformers import AutoTokenizer, CLIPImageProcessor
-
-    host = importlib.import_module(LLaVA.modules[0])
-    templates = host.conversation_lib.conv_templates
-    if version not in templates:
-        raise ConfigError(f"--version {version}: LLaVA has no such chat template, but {', '.join(templates)}")
-    options = {"model_max_length": model_max_length, "padding_side": "right", "use_fast": False}
-    tokenizer = AutoTokenizer.from_pretrained(llm, **options)
-    tokenizer.pad_token = tokenizer.unk_token
-    host.conversation_lib.default_conversation = templates[version]
-    processor = CLIPImageProcessor(**CLIP) if tower is None else CLIPImageProcessor.from_pretrained(tower)
-    arguments = Namespace(
-        image_folder=image_folder,
-        image_aspect_ratio=aspect,
-        image_processor=processor,
-        is_multimodal=True,
-        mm_use_im_start_end=False,
-        data_path=data_path,
-    )
-    return host.LazySupervisedDataset(data_path, tokenizer, arguments)

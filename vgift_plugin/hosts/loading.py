@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, HostMismatchError
+from .base import Host
+from .llava import LLaVA
+from .qwen_vl import QwenVL
 
 BUILDER = "llava.model.builder"
 # Where a template is not named: the first of the host's templates that fits what the checkpoint is called or is.
@@ -53,6 +56,11 @@ class Found:
     template: str
     weights: str
     processor: str = ""
+
+    @property
+    def host(self) -> Host:
+        """The training code whose checkpoint it is."""
+        return QwenVL() if self.processor else LLaVA()
 
 
 def find(model_path: str, model_base: str | None = None, conv_mode: str | None = None) -> Found:
@@ -251,7 +259,7 @@ def load(found: Found, device: str, dtype: Any) -> tuple[Any, Any, Any, int]:
 
 
 def _tower_was_trained(config: dict[str, Any]) -> bool:
-    return bool(config.get("unfreeze_mm_vision_tower")) or "mm_vision_tower" in str(config.get("mm_tunable_parts"))
+    return bool(config.get(LLaVA.loads_tower)) or "mm_vision_tower" in str(config.get("mm_tunable_parts"))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Hooks into the one model instance while it trains. No class is changed, and all is taken off again.
+"""Hooks into one model instance while it trains. Classes are not modified; hooks are removed after training.
 
 A host's model turns token ids and pictures into embeddings (LLaVA: `prepare_inputs_labels_for_multimodal`) and runs
 the language model on them. Methods act on what comes out of either.
@@ -50,7 +50,7 @@ class Prepared(NamedTuple):
 
 @dataclass(frozen=True)
 class StepInfo:
-    """Which forward of the run this is: enough to name a random choice, on this rank alone and again after a resume.
+    """Identifies a forward pass; seeds random choices per rank, reproducibly after a resume.
 
     Attributes:
         seed: the trainer's `--seed`.
@@ -71,8 +71,8 @@ class Step:
     """What a method does inside the model. A subclass overrides what it needs.
 
     Attributes:
-        required: whether training without it would be another training. A step that only reports says False: where it
-            does not fit a model or fails, one warning says so, and it is left out from then on.
+        required: True if training without the step would be wrong. False for a step that only reports: if it does not
+            fit the model or fails, it is dropped with one warning.
     """
 
     required = True
@@ -161,7 +161,7 @@ class ModelHooks(TrainerCallback):
 
         Args:
             module: the host's own model.
-            model: that within its wrappers, if it has any; peft 0.4's keeps the forward it found when it was made.
+            model: the model with its wrappers, if it has any; peft 0.4's stores a reference to the original forward.
         """
         self.detach()
         around = [one for one in (model or module).modules() if one is not module]

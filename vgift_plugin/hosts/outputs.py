@@ -13,7 +13,7 @@ class Output(NamedTuple):
     Attributes:
         loss: as trained on.
         logits: (batch, length, vocabulary).
-        router: the part of `loss` that is no token's but balances experts.
+        router: the auxiliary loss that balances experts (MoE); included in `loss`.
     """
 
     loss: Tensor | None

@@ -1,4 +1,4 @@
-"""A trained Qwen-VL, asked as `checkpoint.Checkpoint` asks a LLaVA; transformers' own model, processor and template."""
+"""A trained Qwen-VL with the interface of `checkpoint.Checkpoint`; transformers' model, processor and template."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class QwenCheckpoint(Checkpoint):
         ]
 
     def log_likelihood(self, items: Sequence[Any]) -> list[Likelihood]:
-        """Returns how likely the model holds each item's answers; logits are computed at the answers' tokens alone."""
+        """Returns the log-likelihood of each item's answers; logits are computed at the answers' tokens only."""
         import torch
 
         result = []
@@ -160,5 +160,5 @@ class QwenCheckpoint(Checkpoint):
         return item["input_ids"].numel() <= self.context
 
     def marker_in(self, text: str) -> str | None:
-        """Returns the first thing in a text that the template would take for its own; None where there is none."""
+        """Returns the first image token or special token in a text, or None."""
         return next((one for one in (IMAGE, *self.tokenizer.all_special_tokens) if one in text), None)

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import ConfigError, HostMismatchError
-from .base import ChatTemplate, TextPath
+from .base import Breaks, ChatTemplate, TextPath
 from .llava import LLaVA, data_module_problems
 
 PLACES = frozenset({151655, 151656})  # <|image_pad|> and <|video_pad|>; the host has these numbers in its code
@@ -28,6 +28,7 @@ class QwenModel(LLaVA):
 
     prepare = ""
     several_images = True
+    breaks: Breaks = ()
     refused: Mapping[str, str] = {
         "visual_token_drop": "its model puts visual tokens in inside its forward, together with positions in three "
         "dimensions and (Qwen3-VL) features added to deeper layers, so none can be left out from outside",

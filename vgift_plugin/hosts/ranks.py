@@ -1,4 +1,4 @@
-"""Agreement of the ranks: one that differs would hang the run, or train on something else in silence."""
+"""Checks that ranks agree; a differing rank would hang the run or silently train on other data."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ PATIENCE_S = 600.0
 def require_equal(facts: dict[str, str]) -> None:
     """Compares {what: value} over all ranks; one process alone has nothing to compare.
 
-    Folders may have other names on other machines: what counts is what is in them. The ranks use the store they met
-    at, not a collective: a rank that trains without the plugin would never join that, and hang all others.
+    Folders may have different names on different machines; their content is compared. It uses the rendezvous store, not
+    a collective, since a rank without the plugin would block a collective.
 
     Raises:
         ConfigError: on every rank, naming what differs and how, or which rank does not answer.

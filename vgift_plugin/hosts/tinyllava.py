@@ -8,7 +8,7 @@ import io
 from types import ModuleType
 from typing import Any
 
-from .base import ARGUMENTS, TextPath
+from .base import ARGUMENTS, Breaks, TextPath
 from .llava import LLaVA
 
 
@@ -16,6 +16,7 @@ class TinyLLaVA(LLaVA):
     """TinyLLaVA_Factory. Its `train()` is not LLaVA's, its dataset words records by `text_preprocess`."""
 
     name = "TinyLLaVA"
+    breaks: Breaks = ()
     packages = ("tinyllava",)
     modules = ("tinyllava.train.train",)
 

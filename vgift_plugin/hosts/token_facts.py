@@ -1,11 +1,11 @@
-"""What is known of each token beside its label: of which sample and task it is, and whether it is an instruction's.
+"""Per-token metadata: sample, task, and whether the token belongs to an instruction.
 
-One int64 tensor of the labels' shape: bit 0 is the instruction's, bits 1 to 15 the task's number (0 for the host's own
-records, 1, 2, … for self-supervised tasks), the rest the sample's number in its batch (in its data set, where the item
-has it already), by which samples in one flattened row are told apart. It has a key of its own, beside the labels.
+One int64 tensor of the labels' shape, under a key of its own: bit 0 marks instructions, bits 1 to 15 hold the task's
+number (0 for the host's own records, 1, 2, … for self-supervised tasks), the rest the sample's number in its batch (in
+its data set, where the item has it already), which separates the samples of a flattened row.
 
-Where the host moves labels (it pads a batch, or puts pictures between tokens) the facts have to move along. For that
-call the host is given *places* instead of labels; label and facts go wherever it puts their place.
+The host moves labels when it pads a batch or inserts picture features. For that call the labels are replaced by their
+indices; afterwards labels and metadata are gathered at the indices that the host returns.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Tokens(NamedTuple):
 
 
 class Item(UserDict):
-    """An item with facts. It is no dict, for of those transformers' Trainer removes the keys that the model lacks."""
+    """An item with facts. Not a dict, since transformers' Trainer removes unknown keys from dicts."""
 
 
 def with_facts(item: Any, task: int | None = None, instruction: Tensor | None = None, sample: int | None = None) -> Any:

@@ -51,7 +51,7 @@ def _rounds_up() -> bool:
 def log_metrics(args: Any, state: Any, logs: dict[str, float], values: dict[str, float], digits: int = 4) -> None:
     """Adds numbers to what the trainer logs, from within `on_log`: its log line, its history, wandb and TensorBoard.
 
-    The two reporters come before a data module's callbacks, so they have taken `logs` already and are told themselves.
+    The two reporters run before a data module's callbacks and have read `logs` already, so they get the values too.
     """
     values = {name: round(value, digits) for name, value in values.items()}
     logs.update(values)

@@ -66,12 +66,10 @@ class Method(Protocol):
     """One paper's method.
 
     Attributes:
-        name: its name in the paper.
-        alone: whether it cannot be combined with other methods.
+        alone: why it cannot be combined with other methods, and what to do instead; "" if it can.
     """
 
-    name: str
-    alone: bool
+    alone: str = ""
 
     @property
     def Flags(self) -> type[MethodFlags]:
@@ -81,7 +79,8 @@ class Method(Protocol):
         """Returns what the flags ask for, such as `the loss on instructions`; an empty string for nothing."""
 
     def check(self, flags: Any, host: Host, module: ModuleType) -> None:
-        """Raises the errors that can be found before a model is loaded, beyond `MethodFlags.mistakes`."""
+        """Raises the errors that can be found before a model is loaded, beyond `MethodFlags.mistakes`; none here."""
+        return None
 
     def plan(self, flags: Any, run: Run) -> Plan | None:
         """Returns the plan for this run; None (with a reason in the log) if there is nothing to do."""

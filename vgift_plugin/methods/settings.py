@@ -62,10 +62,7 @@ class Settings:
             others = [name for name in self.changed() if name not in own]
             if method.alone and others:
                 given = ", ".join(f"--{name}" for name in others)
-                mistakes.append(
-                    f"{method.wanted(flags)} goes without {given}: it trains on pairs alone, with a loss of its own; "
-                    "mix samples in when you fine-tune afterwards"
-                )
+                mistakes.append(f"{method.wanted(flags)} goes without {given}: {method.alone}")
         if mistakes:
             raise ConfigError.of(mistakes)
 

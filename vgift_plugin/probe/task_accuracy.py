@@ -50,7 +50,7 @@ def ask(checkpoint: Checkpoint, stream: Stream, block: range, n: int) -> list[di
     passed: list[list[str]] = [[] for _ in block]
 
     def draw(j: int, reasons: list[str]) -> Sample:
-        return stream(0, j, lambda task, reason, paths: reasons.append(reason))
+        return stream(0, j, lambda task, reason: reasons.append(reason))
 
     samples = [draw(j, reasons) for j, reasons in zip(block, passed, strict=True)]
     others = [*samples[1:], stream(0, (block[-1] + 1) % n)]

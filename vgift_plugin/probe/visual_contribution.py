@@ -115,12 +115,12 @@ class Measured:
             row["wrong_image"], wrong = self.wrong(k)
             try:
                 three = {RIGHT: picture, BLANK: GREY, WRONG: wrong}
-                spoken = {kind: checkpoint.encode(record, image) for kind, image in three.items()}
+                encoded = {kind: checkpoint.encode(record, image) for kind, image in three.items()}
             except Exception as err:  # from the host's own preprocessing, where training would stop
                 row["left_out"] = f"LLaVA cannot read it: {type(err).__name__}: {err}"
                 continue
-            if checkpoint.answer_length(spoken[RIGHT]):
-                items.append((row, spoken))
+            if checkpoint.answer_length(encoded[RIGHT]):
+                items.append((row, encoded))
             else:
                 row["left_out"] = "the template masks every label"
         for kind in PICTURES if items else ():

@@ -85,7 +85,7 @@ class Correspondence(OneOrTwoImages):
     candidates: int = knob(3, "how many points are offered, 2 to 6")
     size_px: int = knob(160, "side of each square view, in pixels; two and the gap make 336")
     min_scale: float = knob(0.5, "least side of a view as a share of the photograph's shorter side, up to 1")
-    turn: bool = knob(True, "turn the right view by a random quarter, for a match in a like place needs no look")
+    turn: bool = knob(True, "turn the right view by a random quarter; otherwise position alone can tell the match")
     max_perspective: float = knob(0.08, "how far a corner may move inwards, as a share of the view's side, 0 to 0.25")
     max_light: float = knob(0.25, "brightness, contrast and saturation change by up to this share, 0 to 0.9")
     min_distance_px: int = knob(30, "least distance between two candidates in the right view, in pixels")

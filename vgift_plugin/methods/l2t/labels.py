@@ -123,7 +123,7 @@ class InstructionLabels:
         try:
             mask = self.mask(item["input_ids"], item["labels"], record, marks)
         except Unfit as unfit:
-            self.tally("instructions", unfit.reason, [str(record.get("id"))])
+            self.tally("instructions", unfit.reason)
             return item
         return with_instruction(item, mask)
 

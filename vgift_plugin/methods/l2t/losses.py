@@ -23,8 +23,8 @@ class InstructionLosses(Step, TrainerCallback):
     Args:
         weight: of an instruction's token beside a response's, λ from 0 up. With 1, the paper's, the model's own loss is
             left as it is; else (responses + λ · instructions) over their tokens, counted alike, takes its place. (Over
-            all tokens of the optimizer step, where transformers' trainer says how many these are, from 4.46 on.) What
-            balances a model's experts is no token's and is added as it is.
+            all tokens of the optimizer step, where transformers' trainer says how many these are, from 4.46 on.) The
+            router loss of a mixture of experts is added unweighted.
     """
 
     def __init__(self, weight: float = 1.0):
@@ -61,7 +61,7 @@ class InstructionLosses(Step, TrainerCallback):
             # The model's loss is a sum over all these tokens, divided; the instructions' part is the rest of the sum.
             divisor = responses + instructions if tokens.items is None else tokens.items
             rest = (loss if router is None else loss - router) * divisor - response
-            if self.required:  # of instructions alone, with weight 0, nothing is learned
+            if self.required:  # 0 for a batch of instructions only with weight 0
                 weighted = responses + self.weight * instructions or 1
                 mean = (response + self.weight * rest) / (weighted if tokens.items is None else divisor)
                 output = outputs.with_loss(output, mean if router is None else mean + router)

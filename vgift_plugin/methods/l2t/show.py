@@ -109,7 +109,7 @@ def show(
 
 def _shown(flags: L2TFlags, data_path: str, llm: str, n: int, version: str, model_max_length: int) -> Iterator[Shown]:
     try:
-        from ...hosts.llava import LLaVA, upstream_dataset
+        from ...hosts.dataset import upstream_dataset
         from .training import UNLIMITED, instruction_labels
 
         base = upstream_dataset(data_path, "", llm, None, version=version, model_max_length=model_max_length)
@@ -117,23 +117,24 @@ def _shown(flags: L2TFlags, data_path: str, llm: str, n: int, version: str, mode
         raise ConfigError(f"--model_name_or_path {llm}: has no tokenizer to be read: {err}") from err
     except ImportError as err:
         raise ConfigError(f"vgift labels shows what LLaVA makes of records, and {err.name} is not here") from err
+    from ...hosts import DEFAULT_HOST as host
     from ...hosts.token_text import TokenText
 
-    records, tokenizer = base.list_data_dict, base.tokenizer
-    path = LLaVA().text_path(base, tokenizer, model_max_length)
-    taught = None
+    records, tokenizer = host.records(base), base.tokenizer
+    path = host.text_path(base, tokenizer, model_max_length)
+    made = None
     if flags.instruct_loss != "none":
-        unlimited = LLaVA().text_path(base, tokenizer, UNLIMITED)
-        taught = instruction_labels(flags, records, tokenizer, lambda k: path(records[k]), LLaVA(), unlimited)
+        unlimited = host.text_path(base, tokenizer, UNLIMITED)
+        made = instruction_labels(flags, records, tokenizer, lambda k: path(records[k]), host, unlimited)
     pieces = TokenText(tokenizer)
     for k in sorted({k * len(records) // n for k in range(n)}):
-        yield _record(k, records[k], path(records[k]), taught and taught[0], pieces)
+        yield _record(k, records[k], path(records[k]), made and made[0], pieces)
 
 
-def _record(k: int, record: dict, item: dict, loss: Any, pieces: Any) -> Shown:
-    before = loss.tally.counts().get("instructions", {}) if loss else {}
-    got = loss(item, record) if loss else item
-    after = loss.tally.counts().get("instructions", {}) if loss else {}
+def _record(k: int, record: dict, item: dict, labels: Any, pieces: Any) -> Shown:
+    before = labels.tally.counts().get("instructions", {}) if labels else {}
+    got = labels(item, record) if labels else item
+    after = labels.tally.counts().get("instructions", {}) if labels else {}
     ids = item["input_ids"].tolist()
     text, places = pieces.read(ids)
     tokens, reached = [], 0

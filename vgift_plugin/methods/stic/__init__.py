@@ -7,19 +7,18 @@ from typing import TYPE_CHECKING
 
 from ...errors import HostMismatchError
 from ...hosts.base import Host
-from ..base import Plan
+from ..base import Method, Plan
 from .flags import STICFlags
 
 if TYPE_CHECKING:
     from ..run import Run
 
 
-class STIC:
+class STIC(Method):
     """See `methods.base.Method`. Its second stage has no flag but a command, `vgift stic describe`."""
 
-    name = "STIC"
     Flags = STICFlags
-    alone = True
+    alone = "it trains on pairs alone, with a loss of its own; mix samples in when you fine-tune afterwards"
 
     def wanted(self, flags: STICFlags) -> str:
         return "" if flags.preference_data is None else "--preference_data"

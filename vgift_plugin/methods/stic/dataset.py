@@ -122,11 +122,12 @@ def measured(
     with lossless_file(Image.new("RGB", (8, 8))) as picture:
         for row in tqdm(rows, desc="pairs, their lengths", unit="", disable=not is_rank_zero(), leave=False):
             items = [host.item(small, {**record_of(row, side), "image": picture}) for side in SIDES]
-            taught = [(item["labels"] != IGNORE_INDEX).nonzero() for item in items]
-            if all(len(places) for places in taught):
+            supervised = [(item["labels"] != IGNORE_INDEX).nonzero() for item in items]
+            if all(len(places) for places in supervised):
                 kept.append(row)
                 chosen, rejected = (
-                    Extent(len(item["labels"]), int(places[0, 0])) for item, places in zip(items, taught, strict=True)
+                    Extent(len(item["labels"]), int(places[0, 0]))
+                    for item, places in zip(items, supervised, strict=True)
                 )
                 extents.append((chosen, rejected))
             else:

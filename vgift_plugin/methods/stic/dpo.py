@@ -24,11 +24,11 @@ def response_logps(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         labels: (rows, length), IGNORE_INDEX for tokens outside the response.
     """
     true = labels[:, 1:]
-    taught = true != IGNORE_INDEX
-    chosen = logits[:, :-1][taught]
+    supervised = true != IGNORE_INDEX
+    chosen = logits[:, :-1][supervised]
     chosen = chosen if chosen.dtype == torch.float64 else chosen.float()
-    logps = -cross_entropy(chosen, true[taught], reduction="none")
-    return logps.new_zeros(len(labels)).index_add(0, taught.nonzero()[:, 0], logps)
+    logps = -cross_entropy(chosen, true[supervised], reduction="none")
+    return logps.new_zeros(len(labels)).index_add(0, supervised.nonzero()[:, 0], logps)
 
 
 class Terms(NamedTuple):

@@ -18,7 +18,6 @@ from ...data.photos import first_readable, from_folder
 from ...data.seeding import generator, permute
 from ...errors import ConfigError, UnsuitableImage
 from ...hosts.checkpoint import Checkpoint, Reply
-from ...hosts.loading import is_qwen
 from . import corruption
 from .asking import Asking, listed
 from .preferences import (
@@ -101,10 +100,8 @@ class Prefer(Asking):
             ConfigError: a setting, a path or the checkpoint is not usable, or it was begun with other settings.
         """
         found, device, load = self.find()
-        if is_qwen(found.config):
-            raise ConfigError(
-                f"--model_path {self.model_path}: a Qwen-VL; --preference_data trains LLaVA's trainers alone"
-            )
+        if why := found.host.refused.get("preference_data"):
+            raise ConfigError(f"--model_path {self.model_path}: a {found.host.name}; {why}")
         source = from_folder(self.image_folder)
         worked_on = {"photographs": source.fingerprint()}
         settings = self.settings(found, device, worked_on, (*PREFERRED, *MISLEADING, *NEUTRAL))

@@ -31,7 +31,7 @@ class ShuffledStream(Proxy):
     def __init__(self, base: Stream, count: int):
         self.base, self.count = base, count
 
-    def __call__(self, epoch: int, j: int, on_redraw: Callable[[str, str, list[str]], None] | None = None) -> Sample:
+    def __call__(self, epoch: int, j: int, on_redraw: Callable[[str, str], None] | None = None) -> Sample:
         """Returns sample j of an epoch; see `Stream`."""
         return self.base(epoch, j, on_redraw).with_pictures_of(self.base(epoch, (j + 1) % self.count))
 

@@ -56,13 +56,13 @@ class Stream:
             chosen.append(pick)
         return chosen
 
-    def __call__(self, epoch: int, j: int, on_redraw: Callable[[str, str, list[str]], None] | None = None) -> Sample:
+    def __call__(self, epoch: int, j: int, on_redraw: Callable[[str, str], None] | None = None) -> Sample:
         """Returns sample j of an epoch.
 
         Args:
             epoch: from 0 up.
             j: from 0 up.
-            on_redraw: called with the task's name, the reason and the paths for every unsuitable draw.
+            on_redraw: called with the task's name and the reason for every unsuitable draw.
 
         Raises:
             NoSuitableImageError: the first draw and ten redraws were all unsuitable.
@@ -78,7 +78,7 @@ class Stream:
             except UnsuitableImage as unsuitable:
                 tried.append(f"{' + '.join(paths)}: {unsuitable.reason}")
                 if on_redraw is not None:
-                    on_redraw(self.task.name, unsuitable.reason, paths)
+                    on_redraw(self.task.name, unsuitable.reason)
             except PhotoReadError:
                 raise
             except Exception as err:

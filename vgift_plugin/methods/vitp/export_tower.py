@@ -20,7 +20,7 @@ from ... import __version__
 from ...data.arguments import option
 from ...data.files import whole_folder
 from ...errors import ConfigError
-from .tower import LOADS
+from ...hosts import DEFAULT_HOST
 from .training import NOTE
 
 OWN = re.compile(r"(?:^|\.)vision_tower\.vision_tower\.(.+)$")  # LLaVA's wrapper, CLIP's model, CLIP's own name
@@ -105,7 +105,7 @@ def export_tower(checkpoint: str, output: str, model_base: str | None = None, vi
     same = [name for name in before if name not in tensors or _equal(tensors[name], before[name])]
     if len(same) == len(before):
         why = "it was frozen while training (--tune_vision_tower trains it)"
-        if settings.get(LOADS):
+        if settings.get(DEFAULT_HOST.loads_tower):
             why = "it was trained, by steps too few or too small to change a weight"
         raise ConfigError(
             f"{checkpoint}: its vision tower is the original one, {original}, unchanged: {why}. Use that one."
@@ -194,7 +194,7 @@ def _first_with_tower(
                 "folder"
             )
     none = f"{' and '.join(filter(None, (checkpoint, model_base)))}: there are no weights of a vision tower in it"
-    if settings.get(LOADS):
+    if settings.get(DEFAULT_HOST.loads_tower):
         raise ConfigError(
             f"{none}, though its config says that the tower was trained: in an earlier run, whose output folder is "
             "--model_base"

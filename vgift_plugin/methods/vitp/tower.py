@@ -17,8 +17,6 @@ from ...hosts.base import Host
 
 logger = logging.getLogger(__name__)
 FLAG = "--tune_vision_tower"
-# The host's own switch in config.json: with it, its loader takes the checkpoint's tower instead of the original one.
-LOADS = "unfreeze_mm_vision_tower"
 
 
 class TuneTower(TrainerCallback):
@@ -48,17 +46,12 @@ class TuneTower(TrainerCallback):
         if not isinstance(tower, nn.Module) or not isinstance(getattr(tower, "vision_tower", None), nn.Module):
             raise HostMismatchError(
                 f"{FLAG}: expected {type(own).__name__}.get_vision_tower().vision_tower, found {tower!r}; nothing was "
-                "changed. A fork with a flag of its own for this (TinyLLaVA's --tune_type_vision_tower) needs no other."
+                "changed. A training code with a flag of its own for this needs no other."
             )
         held = set(map(id, own.parameters()))
-        mistakes = []
-        if getattr(args, "tune_mm_mlp_adapter", False):
-            mistakes.append(f"{FLAG}: with --tune_mm_mlp_adapter LLaVA saves the projector alone; leave one out")
-        parts = getattr(args, "mm_tunable_parts", None) or ""
-        if "," not in parts and ("mm_mlp_adapter" in parts or "mm_vision_resampler" in parts):
-            mistakes.append(f"{FLAG}: with --mm_tunable_parts {parts} LLaVA saves that alone; add mm_vision_tower")
+        mistakes = [f"{FLAG}: {why}" for why in self.host.tower_not_saved(args)]
         if not all(id(parameter) in held for parameter in tower.parameters()):
-            mistakes.append(f"{FLAG}: with --fsdp LLaVA keeps the tower out of the model; use DeepSpeed or torchrun")
+            mistakes.append(f"{FLAG}: with --fsdp the tower is kept out of the model; use DeepSpeed or torchrun")
         if mistakes:
             raise ConfigError.of(mistakes)
         adapters = _take_adapters(tower)
@@ -67,7 +60,7 @@ class TuneTower(TrainerCallback):
         unreached, words = beyond(tower)
         for parameter in tower.parameters():
             parameter.requires_grad_(id(parameter) not in unreached)
-        setattr(own.config, LOADS, True)
+        setattr(own.config, self.host.loads_tower, True)
         self._tower = tower
         for name in ("forward", "forward_feature"):
             if hasattr(getattr(type(tower), name, None), "__wrapped__"):
@@ -104,7 +97,7 @@ class TuneTower(TrainerCallback):
 
 
 def _take_adapters(tower: nn.Module) -> int:
-    """Puts the layers back that LoRA's adapters stand in for; returns how many."""
+    """Removes LoRA's adapters from the tower; returns how many."""
     parts = [(owner, name, part) for owner in tower.modules() for name, part in owner.named_children()]
     found: list[tuple[nn.Module, str, Any]] = [one for one in parts if hasattr(one[2], "lora_A")]
     for owner, name, part in found:

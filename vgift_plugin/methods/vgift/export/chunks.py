@@ -128,7 +128,7 @@ class Export:
         stream = next(stream for stream, _ in self.parts if stream.task.name == chunk.part)
         suffix = "png" if self.jpeg_quality is None else "jpg"
         for j in range(chunk.start, chunk.stop):
-            sample = stream(self.epoch, j, lambda task, reason, paths: redraws.update([reason]))
+            sample = stream(self.epoch, j, lambda task, reason: redraws.update([reason]))
             id = f"vgift-{sample.task}-{self.epoch}-{j}"
             path = f"images/{sample.task}/{id}.{suffix}"
             record = sample.record(id, path)
