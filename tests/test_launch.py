@@ -164,3 +164,11 @@ def test_the_bootstrap_folder_holds_nothing_else():
     assert [name for name in os.listdir(ROOT / "vgift_plugin" / "_bootstrap") if name.endswith(".py")] == [
         "sitecustomize.py"
     ]
+
+
+def test_a_reader_that_closes_the_pipe_gets_no_traceback():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([*VGIFT, "tasks"], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert done.returncode == 128 + 13 and not done.stderr

@@ -77,6 +77,19 @@ def prompt_of(checkpoint, question, answer=None):
 
 
 @host
+def test_pairs_of_photographs_are_asked(full, tmp_path):
+    for name, wh in (("a.jpg", (451, 300)), ("b.jpg", (400, 300))):
+        Image.new("RGB", wh, "navy").save(tmp_path / name)
+    points = {"query": [60, 70], "match": [200, 150], "distractors": [[300, 30], [40, 250], [350, 260]]}
+    row = {"image1": "a.jpg", "image2": "b.jpg", "wh1": [451, 300], "wh2": [400, 300], **points}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(row) + "\n")
+    flags = {"ssl_tasks": "correspondence", "ssl_pairs": str(tmp_path / "pairs.jsonl")}
+    page = tmp_path / "probe.html"
+    assert "correspondence" in probe(flags, full, tmp_path, n=4, output=str(page), device="cpu")
+    assert page.stat().st_size > 1000
+
+
+@host
 def test_a_full_checkpoint(full, photos, tmp_path, checkpoint):
     page, numbers = tmp_path / "page.html", tmp_path / "numbers.json"
     flags = ["--ssl_tasks", TASKS, "--image_folder", photos, "-n", 6, "--batch_size", 4]
