@@ -78,7 +78,9 @@ def run(name, command, cwd):
     """Runs a command as if the checkout were installed, and the plugin beside it."""
     host = {**HOSTS, **REFUSED}[name]
     checkout = Path(FOLDER, name, host.path).absolute()
-    return call_beside(checkout, ["env", "-C", cwd, *command], TOKENIZERS_PARALLELISM=False)
+    return call_beside(
+        checkout, ["env", "-C", cwd, *command], TOKENIZERS_PARALLELISM=False, TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1
+    )
 
 
 @functools.cache
@@ -95,7 +97,7 @@ def unfit(name):
 def start(tmp_path, tiny, train_flags):
     """Returns a function that runs train() of a checkout, with the plugin where `asked` is not None."""
 
-    def start(name, asked=None, llm=None, **changes):
+    def start(name, asked=None, llm=None, processes=0, again=False, **changes):
         if why := unfit(name):
             pytest.skip(why)
         host = {**HOSTS, **REFUSED}[name]
@@ -125,10 +127,12 @@ def start(tmp_path, tiny, train_flags):
         known |= {"output_dir": tmp_path / "out", "max_steps": 2, "seed": 7, **host.flags, **changes}
         if name in REFUSED:  # whose train() ends where it looks for the model
             known = {"model_name_or_path": tmp_path / "none", "data_path": "none", "output_dir": tmp_path / "out"}
-        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        if not again:
+            shutil.rmtree(tmp_path / "out", ignore_errors=True)
         flags = arguments({flag: value for flag, value in known.items() if flag not in host.without})
         plugin = [] if asked is None else [python(name), *VGIFT[1:], "run", *arguments(asked), "--"]
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1"] if host.ranks else []
+        processes = processes or host.ranks * 1
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes] if processes else []
         return run(name, [*plugin, python(name), *torchrun, DRIVER, host.module, *flags], tmp_path)
 
     return start
@@ -174,6 +178,24 @@ def test_methods_and_metrics_combine(start, name, others):
     assert any("instruction_loss" in step and "response_loss" in step for step in steps)
     assert ("training drops 0.5 of the visual tokens" in done.stderr) == bool(dropped)
     assert "eval_rotation_accuracy" in done.stdout
+
+
+@parametrised(("Bunny", "InternLM-XComposer", "MoE-LLaVA"))
+def test_a_resumed_run_goes_on_as_one_that_was_not_interrupted(start, name, tmp_path):
+    flags = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    whole = told(start(name, asked=SSL, **flags))["losses"]
+    shutil.rmtree(tmp_path / "out" / "checkpoint-4")
+    resumed = start(name, asked=SSL, again=True, **flags)
+    assert told(resumed)["losses"][-2:] == whole[-2:] and len(whole) == 4
+    other = start(name, asked={**SSL, "ssl_seed": 1}, again=True, **{**flags, "max_steps": 6})
+    assert other.returncode == 1 and "the run would not go on with the samples it was begun with" in other.stderr
+
+
+@parametrised(("Bunny", "InternLM-XComposer", "MoE-LLaVA"))
+def test_two_ranks_train_on_samples(start, name):
+    done = start(name, asked=SSL, processes=2)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
+    assert "each task passed its self-test" in done.stderr and "loss_base" in done.stdout
 
 
 @parametrised(("Bunny", "InternLM-XComposer", "MoE-LLaVA"))
