@@ -8,9 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from .base import ARGUMENTS, Breaks
-from .llava import LLaVA
-
-OWN_FLAG = "this training code has a flag of its own for this, {}"
+from .llava import OWN_FLAG, LLaVA
 
 
 class Descendant(LLaVA):

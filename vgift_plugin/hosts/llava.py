@@ -19,6 +19,7 @@ from ..data.records import has_picture
 from ..errors import HostMismatchError
 from .base import ARGUMENTS, MAKE, Breaks, ChatTemplate, TextPath
 
+OWN_FLAG = "this training code has a flag of its own for this, {}"
 PREPARED = ("input_ids", "position_ids", "attention_mask", "past_key_values", "inputs_embeds", "labels")
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
 from .base import ARGUMENTS, Breaks, TextPath
-from .llava import LLaVA
+from .llava import OWN_FLAG, LLaVA
 
 
 class TinyLLaVA(LLaVA):
@@ -19,6 +20,7 @@ class TinyLLaVA(LLaVA):
     breaks: Breaks = ()
     packages = ("tinyllava",)
     modules = ("tinyllava.train.train",)
+    refused: Mapping[str, str] = {"tune_vision_tower": OWN_FLAG.format("--tune_type_vision_tower full")}
 
     def missing(self, module: ModuleType) -> list[str]:
         home = getattr(getattr(module, ARGUMENTS, None), "__module__", "")
