@@ -13,9 +13,10 @@ import importlib
 import json
 import re
 import sys
-from dataclasses import MISSING, fields
+from dataclasses import MISSING
 from pathlib import Path
 
+from vgift_plugin.data.arguments import offered
 from vgift_plugin.tasks.catalogue import summary
 from vgift_plugin.tasks.registry import get_task, task_names
 
@@ -27,7 +28,7 @@ def options(name: str) -> list[str]:
     """Returns the table for a dataclass of options, such as `methods.l2t.flags.L2TFlags`."""
     module, _, kind = name.rpartition(".")
     rows = ["| flag | default | what it does |", "|---|---|---|"]
-    for one in fields(getattr(importlib.import_module(f"vgift_plugin.{module}"), kind)):
+    for one in offered(getattr(importlib.import_module(f"vgift_plugin.{module}"), kind)):
         default = "" if one.default in (None, MISSING) else f"`{one.default}`"
         rows.append(f"| `--{one.name}` | {default} | {one.metadata['help']} |")
     return rows

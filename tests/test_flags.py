@@ -1,9 +1,10 @@
+import importlib
 import json
 import re
 
 import pytest
 
-from vgift_plugin.cli import main
+from vgift_plugin.cli import COMMANDS, main
 from vgift_plugin.data.strict import read_settings
 from vgift_plugin.errors import ConfigError
 from vgift_plugin.methods.settings import Settings, with_absolute_paths
@@ -328,3 +329,14 @@ def test_tasks_that_are_solved_or_hopeless_get_a_quarter_of_their_weight(tmp_pat
 def test_a_probe_that_does_not_match_is_refused(tmp_path, tasks, change, told):
     path = probed(tmp_path, change, rotation=0.5)
     assert told in mistakes(ssl_tasks=tasks, ssl_weights_from=path)
+
+
+@pytest.mark.parametrize("command", ["preview", "export", "labels"])
+def test_a_command_offers_only_the_flags_it_uses(command, capsys):
+    module, kind, _ = COMMANDS[command]
+    unused = getattr(importlib.import_module(f"vgift_plugin.{module}"), kind).UNUSED
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    shown = capsys.readouterr().out
+    assert "-o FILE" in shown or "-o DIR" in shown
+    assert unused and not [name for name in unused if f"--{name}" in shown]

@@ -36,10 +36,15 @@ def option(
     return field(default=default, metadata=metadata)
 
 
+def offered(kind: type) -> list[Field]:
+    """Returns the fields of a dataclass that are flags of a command: all but those named in its `UNUSED`."""
+    return [one for one in fields(kind) if one.name not in getattr(kind, "UNUSED", ())]
+
+
 def add_options(parser: argparse.ArgumentParser, kind: type) -> None:
     """Adds a flag for every field of a dataclass. Flags that are not given are absent from the parsed result."""
     hints = get_type_hints(kind)
-    for one in fields(kind):
+    for one in offered(kind):
         _add(
             parser, one, next(part for part in (*get_args(hints[one.name]), hints[one.name]) if part is not type(None))
         )
@@ -69,7 +74,7 @@ def _add(parser: argparse.ArgumentParser, one: Field, kind: type) -> None:
 
 def given(kind: type, source: argparse.Namespace) -> dict[str, Any]:
     """Returns {name: value} for the fields of a dataclass that were given on the command line."""
-    return {one.name: getattr(source, one.name) for one in fields(kind) if hasattr(source, one.name)}
+    return {one.name: getattr(source, one.name) for one in offered(kind) if hasattr(source, one.name)}
 
 
 def filled(kind: type[T], source: Any) -> T:

@@ -42,6 +42,7 @@ class ShowLabels(L2TFlags):
     Pictures are not read, since no token depends on them.
     """
 
+    UNUSED: ClassVar[tuple[str, ...]] = ("instruct_loss_weight",)
     EXAMPLE: ClassVar[str] = (
         "example:\n  vgift labels --instruct_loss no_template --data_path mix.json \\\n"
         "      --model_name_or_path lmsys/vicuna-7b-v1.5 -n 5 -o labels.html"

@@ -46,6 +46,7 @@ def sections(
 class Preview(VgiftFlags):
     """Show the samples that training would see, on one page that works offline; needs neither LLaVA nor torch."""
 
+    UNUSED: ClassVar[tuple[str, ...]] = ("ssl_ratio", "ssl_weights_from", "ssl_control", "ssl_eval_steps")
     EXAMPLE: ClassVar[str] = (
         "example:\n  vgift preview --ssl_tasks rotation,color,correspondence --image_folder DIR -n 12 -o gallery.html"
     )

@@ -40,6 +40,7 @@ class ExportSamples(VgiftFlags):
     and with --ssl_replay their published samples are written too; without it the ratio counts the images.
     """
 
+    UNUSED: ClassVar[tuple[str, ...]] = ("ssl_control", "ssl_eval_steps")
     EXAMPLE: ClassVar[str] = (
         "example:\n  vgift export --ssl_tasks rotation,color --ssl_ratio 0.1 --data_path mix.json \\\n"
         "      --image_folder DIR -o OUT --format webdataset\n\n"
