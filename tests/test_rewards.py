@@ -7,7 +7,6 @@ import re
 import runpy
 import subprocess
 import sys
-import time
 import types
 
 import numpy as np
@@ -17,6 +16,7 @@ from conftest import ROOT
 from vgift_plugin import get_task, task_names
 from vgift_plugin.errors import ConfigError
 from vgift_plugin.rewards import FORMS, KINDS, expected_by_chance, find_answer, reward
+from vgift_plugin.rewards.answer import ANSWER_CHARS
 from vgift_plugin.rewards.chance import drawn_params
 from vgift_plugin.rewards.trl import reward_funcs, text
 from vgift_plugin.rewards.verl import compute_score
@@ -165,32 +165,29 @@ ADVERSARIAL = {
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", ADVERSARIAL)
-def test_adversarial_replies_earn_nothing_at_once(name, form):
+def test_adversarial_replies_earn_nothing(name, form):
     reply = ADVERSARIAL[name]
     if (name, form) == ("nested tags of two kinds", "boxed"):
         return  # a box is a box, whatever stands around it
-    times = []
-    for _ in range(7):
-        began = time.perf_counter()
-        earned = reward("rotation", reply, RIGHT, form=form)
-        times.append(time.perf_counter() - began)
+    earned = reward("rotation", reply, RIGHT, form=form)
     assert earned.score == earned.exact == earned.gain == 0 and earned.centered < 0
-    assert min(times) < 1e-3, f"{min(times) * 1e3:.2f} ms"
 
 
-def test_long_replies_are_scored_in_a_millisecond_for_every_task(drawn):
+def test_no_task_reads_a_long_answer(drawn, monkeypatch):
     task, found, _ = drawn
     expected_by_chance(task)
-    answer = task.response(found[0])
+    answer, lengths, score = task.response(found[0]), [], type(task).score
+
+    def spy(self, answer, params):
+        lengths.append(len(answer))
+        return score(self, answer, params)
+
+    monkeypatch.setattr(type(task), "score", spy)
     for piece, form in itertools.product((answer, ",", f"{answer}, ", "A-1, ", "(", "1 "), ("plain", "answer")):
         for size in (900, 99_000, 1_000_000):
             reply = WRAPPED[form].format((piece * size)[:size])
-            times = []
-            for _ in range(5):
-                began = time.perf_counter()
-                assert reward(task, reply, found[0], form=form).score < 1
-                times.append(time.perf_counter() - began)
-            assert min(times) < 1e-3, (piece, form, size)
+            assert reward(task, reply, found[0], form=form).score < 1
+    assert lengths and max(lengths) <= ANSWER_CHARS
 
 
 def test_a_constant_answer_earns_nothing_on_average(drawn):

@@ -97,7 +97,7 @@ def test_a_tight_memory_folder_is_told_at_the_start(monkeypatch, caplog):
 
 def count(number, tally):
     number.value += 1
-    tally("task", "reason", ["path"])
+    tally("task", "reason")
 
 
 @pytest.mark.parametrize("memory", [True, False])
