@@ -4,10 +4,10 @@
 data="$STUDY_OUT/tiny/seed-$STUDY_SEED"
 case "$STUDY_ARM" in
 leaked)
-    export RECORDS="$STUDY_RUN/records.json"
+    export TINY_RECORDS="$STUDY_RUN/records.json"
     python -c 'import json, sys; print(json.dumps(sum((json.load(open(path)) for path in sys.argv[1:]), [])))' \
-        "$data/base.json" "$data/questions.json" >"$RECORDS"
+        "$data/base.json" "$data/questions.json" >"$TINY_RECORDS"
     ;;
-again) export TRAIN_SEED=$((STUDY_SEED + 1000)) ;;
+again) export TINY_SEED=$((STUDY_SEED + 1000)) ;;
 esac
 exec bash scripts/study/tiny/train.sh

@@ -9,5 +9,5 @@ from llava.train.train import train
 
 if __name__ == "__main__":
     importlib.metadata.version = functools.cache(importlib.metadata.version)  # transformers asks it for every picture
-    torch.manual_seed(int(os.environ.get("TRAIN_SEED", os.environ["STUDY_SEED"])))
+    torch.manual_seed(int(os.environ.get("TINY_SEED", os.environ["STUDY_SEED"])))
     train()

@@ -1,14 +1,15 @@
 #!/bin/bash
 # One run of the tiny study: upstream's own training code on a CPU, without any flag of the plugin.
-# $DATA, $RECORDS, $MODEL, $OUTPUT, $EPOCHS and $TRAIN_SEED may say otherwise, and so may further arguments.
+# $TINY_DATA, $TINY_RECORDS, $TINY_MODEL, $TINY_OUTPUT, $TINY_EPOCHS and $TINY_SEED may say otherwise, and so may
+# further arguments.
 export OMP_NUM_THREADS=1
-data="${DATA:-$STUDY_OUT/tiny}/seed-$STUDY_SEED"
-[ -n "$STUDY_QUICK" ] && EPOCHS=1
+data="${TINY_DATA:-$STUDY_OUT/tiny}/seed-$STUDY_SEED"
+[ -n "$STUDY_QUICK" ] && TINY_EPOCHS=1
 
 python scripts/study/tiny/train.py \
-    --model_name_or_path "${MODEL:-$data/llm}" \
+    --model_name_or_path "${TINY_MODEL:-$data/llm}" \
     --version v1 \
-    --data_path "${RECORDS:-$data/base.json}" \
+    --data_path "${TINY_RECORDS:-$data/base.json}" \
     --image_folder "$data/images" \
     --vision_tower "$data/clip-tower" \
     --mm_projector_type mlp2x_gelu \
@@ -19,8 +20,8 @@ python scripts/study/tiny/train.py \
     --group_by_modality_length True \
     --bf16 False \
     --use_cpu True \
-    --output_dir "${OUTPUT:-$STUDY_RUN/checkpoint}" \
-    --num_train_epochs "${EPOCHS:-6}" \
+    --output_dir "${TINY_OUTPUT:-$STUDY_RUN/checkpoint}" \
+    --num_train_epochs "${TINY_EPOCHS:-6}" \
     --per_device_train_batch_size 16 \
     --evaluation_strategy "no" \
     --save_strategy "no" \
@@ -32,5 +33,5 @@ python scripts/study/tiny/train.py \
     --model_max_length 2048 \
     --gradient_checkpointing False \
     --lazy_preprocess True \
-    --seed "${TRAIN_SEED:-$STUDY_SEED}" \
+    --seed "${TINY_SEED:-$STUDY_SEED}" \
     --report_to none "$@"
