@@ -100,11 +100,8 @@ def _look(module: str | None, checkout: str | None) -> tuple[list[str], bool, Br
     if not modules:
         known = ", ".join(PACKAGES[1:])
         missing = "not importable: pip install -e PATH_TO_LLAVA here (preview and tasks work without it)"
-        return (
-            [f"llava         {missing}; nor is {known}", "verdict       cannot train here"],
-            False,
-            DEFAULT_HOST.breaks,
-        )
+        lines = [f"llava         {missing}; nor is {known}", "verdict       cannot train here"]
+        return lines, False, DEFAULT_HOST.breaks
     seen = {name: _module(name) for name in modules}
     lines = [line for told, _ in seen.values() for line in told]
     fits = {name: host for name, (_, host) in seen.items() if host is not None}

@@ -35,7 +35,7 @@ def scene(seed: int, k: int, side_px: int, patch_px: int, marks: bool) -> tuple[
         image, classes = marked(image, classes, rng)
     side, cell = side_px // patch_px, 3 * patch_px
     cells = classes.reshape(side, cell, side, cell).transpose(0, 2, 1, 3).reshape(side * side, cell * cell)
-    least = [READABLE if name in LABELS else PRESENT for name in CLASSES]
+    least = [READABLE if name in LABELS else PRESENT for name in (CLASSES if marks else REGIONS)]
     return np.asarray(image), np.stack([(cells == k).mean(1) >= share for k, share in enumerate(least)], axis=1)
 
 
@@ -74,7 +74,7 @@ def teach(folder: Path, seed: int, marks: bool = False) -> None:
     count, steps = (MARKED_SCENES, MARKED_STEPS) if marks else (SCENES, STEPS)
     scenes, present = zip(*(scene(seed, k, *sizes, marks) for k in range(count)), strict=True)
     pixels = processor(list(scenes), return_tensors="pt")["pixel_values"]
-    taught = torch.from_numpy(np.stack(present)).float()[..., : None if marks else len(REGIONS)]
+    taught = torch.from_numpy(np.stack(present)).float()
     head = torch.nn.Linear(tower.config.hidden_size, taught.shape[-1])
     optimizer = torch.optim.AdamW([*tower.parameters(), *head.parameters()])
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)

@@ -21,6 +21,12 @@ def picture_name(record: dict) -> str | None:
     return image if isinstance(image, str) else None
 
 
+def picture_names(record: dict) -> list[str]:
+    """Returns the names of a record's pictures as they stand there; none, one or several."""
+    image = record.get("image")
+    return list(image) if isinstance(image, list) else [image] if image else []
+
+
 def top_folder(name: str) -> str:
     """Returns the first folder of a relative path, which names the data set: `coco` for `coco/train2017/1.jpg`."""
     parts = [part for part in Path(name).parts if part != "."]

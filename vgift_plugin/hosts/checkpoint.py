@@ -89,7 +89,7 @@ class Checkpoint:
                 setattr(arguments, name, getattr(model.config, name))
         arguments.image_folder, arguments.image_processor, arguments.is_multimodal = "", processor, True
         arguments.mm_use_im_start_end = getattr(model.config, "mm_use_im_start_end", False)
-        self.host: LLaVA = LLaVA()
+        self.host = found.host
         self.encoder = Encoder(self.host, _empty_dataset(host, tokenizer, arguments))
         self.template = ChatTemplate((found.template,), markers(self.conversation, tokenizer))
         image = self.item(Image.new("RGB", (60, 40)), "?")["image"]

@@ -15,7 +15,6 @@ from .base import ChatTemplate
 from .checkpoint import Checkpoint, Likelihood, Reply, drawing
 from .encoder import pictures_on
 from .loading import Found
-from .qwen_vl import QwenVL
 
 START, END = "<|im_start|>", "<|im_end|>"
 
@@ -31,7 +30,7 @@ class QwenCheckpoint(Checkpoint):
         self.found, self.model, self.processor, self.tokenizer = found, model, processor, processor.tokenizer
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
-        self.host, self.template = QwenVL(), ChatTemplate((found.template,))
+        self.host, self.template = found.host, ChatTemplate((found.template,))
         self.grid: Any = self.host.grid(self)  # of a dataset it asks for the processor alone, too
         self.context = getattr(model.config.get_text_config(), "max_position_embeddings", 32768)
 

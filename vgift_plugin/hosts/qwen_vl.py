@@ -15,6 +15,7 @@ from itertools import accumulate
 from types import ModuleType
 from typing import Any
 
+from ..data.records import picture_names
 from ..errors import ConfigError, HostMismatchError
 from .base import Breaks, ChatTemplate, TextPath
 from .llava import LLaVA, data_module_problems
@@ -184,12 +185,11 @@ class Conversations(Sequence):
             entry = bisect_right(self._starts, index) - 1
             record = self.entries[entry]
             record = record[index - self._starts[entry]] if isinstance(record, list) else record
-        image = record.get("image")
-        if not image:
-            return record
         folder = record.get("data_path") or ""
-        names = [os.path.join(folder, name) for name in (image if isinstance(image, list) else [image])]
-        return {**record, "image": names if isinstance(image, list) else names[0]}
+        names = [os.path.join(folder, name) for name in picture_names(record)]
+        if not names:
+            return record
+        return {**record, "image": names if isinstance(record["image"], list) else names[0]}
 
 
 class ItemTextPath(TextPath):
@@ -204,9 +204,8 @@ class ItemTextPath(TextPath):
 
         from .encoder import Encoder
 
-        image = record.get("image")
-        count = 0 if not image else len(image) if isinstance(image, list) else 1
-        item = Encoder(self.host, self.dataset).record(record, [Image.new("RGB", (BLANK_PX, BLANK_PX))] * count)
+        blank = [Image.new("RGB", (BLANK_PX, BLANK_PX))] * len(picture_names(record))
+        item = Encoder(self.host, self.dataset).record(record, blank)
         return {name: item[name].flatten() for name in ("input_ids", "labels")}
 
     def ids(self, record: dict) -> list[int]:

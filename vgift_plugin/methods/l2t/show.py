@@ -14,6 +14,7 @@ from ...data.arguments import option
 from ...data.files import write_whole
 from ...data.records import read_records
 from ...errors import ConfigError
+from ...hosts import DEFAULT_HOST
 from ...report.page import check_outputs, render
 from .flags import L2TFlags
 
@@ -118,9 +119,9 @@ def _shown(flags: L2TFlags, data_path: str, llm: str, n: int, version: str, mode
         raise ConfigError(f"--model_name_or_path {llm}: has no tokenizer to be read: {err}") from err
     except ImportError as err:
         raise ConfigError(f"vgift labels shows what LLaVA makes of records, and {err.name} is not here") from err
-    from ...hosts import DEFAULT_HOST as host
     from ...hosts.token_text import TokenText
 
+    host = DEFAULT_HOST
     records, tokenizer = host.records(base), base.tokenizer
     path = host.text_path(base, tokenizer, model_max_length)
     made = None

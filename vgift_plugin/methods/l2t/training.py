@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import TrainerCallback
 
 from ...data.files import write_report
-from ...data.records import has_picture, human_texts
+from ...data.records import has_picture, human_texts, picture_names
 from ...errors import ConfigError, SelfTestError
 from ...hosts import ranks
 from ...hosts.base import Host, TextPath
@@ -109,10 +109,7 @@ def report(reasons: dict[str, int]) -> str:
 
 def encoded(encoder: Encoder, record: dict) -> Any:
     """Returns the host's item for a record, with blank pictures instead of its own."""
-    image = record.get("image")
-    if not image:
-        return encoder.record(record, [])
-    return encoder.record(record, [BLANK] * (len(image) if isinstance(image, list) else 1))
+    return encoder.record(record, [BLANK] * len(picture_names(record)))
 
 
 def instruction_labels(

@@ -17,6 +17,7 @@ from PIL import Image
 
 from ...data.photo import MAX_PIXELS
 from ...data.proxy import WrappedDataset
+from ...data.records import picture_names
 from ...data.rows import absent, some
 from ...data.seeding import generator
 from ...errors import ConfigError, TaskError, UnsuitableImage
@@ -181,8 +182,7 @@ class Replay:
 
 
 def _names(record: dict) -> list[str]:
-    image = record.get("image")
-    return [name for name in (image if isinstance(image, list) else [image]) if isinstance(name, str)]
+    return [name for name in picture_names(record) if isinstance(name, str)]
 
 
 def _answer(record: dict) -> str:

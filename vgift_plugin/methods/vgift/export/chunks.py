@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from ....data.files import write_files
+from ....data.records import picture_names
 from ....data.rows import inside
 from ....hosts.encoder import pictures_on
 from ....tasks.task import Task
@@ -121,7 +122,7 @@ class Export:
             for position, record in listed[chunk.start : chunk.stop]:
                 source, params = replay.params(position)
                 images = replay.pictures(position, record)
-                names = map(inside, _names(record))
+                names = map(inside, picture_names(record))
                 pictures = [(name, _encoded(image, 95)) for name, image in zip(names, images, strict=True)]
                 yield record, source.task, params, pictures
             return
@@ -133,11 +134,7 @@ class Export:
             path = f"images/{sample.task}/{id}.{suffix}"
             record = sample.record(id, path)
             encoded = [_encoded(picture, self.jpeg_quality) for picture in pictures_on(sample, self.grid)]
-            yield record, stream.task, sample.params, list(zip(_names(record), encoded, strict=True))
-
-
-def _names(record: dict) -> list[str]:
-    return record["image"] if isinstance(record["image"], list) else [record["image"]]
+            yield record, stream.task, sample.params, list(zip(picture_names(record), encoded, strict=True))
 
 
 def _tarred(key: str, record: dict, task: Task, params: dict, pictures: list[Picture]) -> dict[str, Any]:
@@ -152,7 +149,7 @@ def _tarred(key: str, record: dict, task: Task, params: dict, pictures: list[Pic
 
 def _messages(record: dict, task: str, params: dict) -> dict[str, Any]:
     """Returns a record as chat messages with content blocks, its pictures, and the data needed to score a reply."""
-    names = _names(record)
+    names = picture_names(record)
     messages = []
     for number, turn in enumerate(record["conversations"]):
         blocks = [{"type": "image"} for _ in names] if number == 0 else []
